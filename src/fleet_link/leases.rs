@@ -187,7 +187,10 @@ async fn drive(link: &FleetLink, shared: &Shared, wishes: Wishes, mut found: wat
         for operation in operations {
             under_way.push(perform(link, bucket.clone(), operation, lost));
         }
-        told.look(link, why_not);
+        // Where another process goes on as this weir, it is that one's to tell.
+        if !link.is_given() {
+            told.look(link, why_not);
+        }
         if shown.elapsed() >= SHOW_EVERY {
             fleet.set_quotas(quotas(link));
             shown = Instant::now();

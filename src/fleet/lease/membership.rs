@@ -271,6 +271,22 @@ pub(super) struct Sights {
 }
 
 impl Sights {
+    /// Up to which terms memberships have ended, and for how long that has been known.
+    pub fn ended(&self, now: Instant) -> Vec<(Holder, u32, Lapse)> {
+        let ended = self.all.iter().filter(|(_, sight)| sight.ended.0 > 0);
+        ended.map(|(holder, sight)| (holder.clone(), sight.ended.0, Lapse::since(sight.ended.1, now))).collect()
+    }
+
+    /// Another process has known that these terms have ended: that is a fact.
+    pub fn have_ended(&mut self, ended: &[(Holder, u32, Lapse)], then: Instant, now: Instant) {
+        for (holder, term, known_for) in ended {
+            if let Some(sight) = self.of(holder, now) {
+                sight.end(*term, known_for.before(then));
+            }
+        }
+        self.has_changed = true;
+    }
+
     /// Whether other terms have ended since [`Self::take_changed`] was called last.
     pub fn have_changed(&self) -> bool {
         self.has_changed

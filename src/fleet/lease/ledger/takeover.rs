@@ -26,6 +26,9 @@ pub struct LedgerState {
     pub me: Holder,
     own: OwnState,
     quotas: Vec<QuotaState>,
+    /// Terms of others that have ended: who does not know it takes 4 s to prove it again.
+    #[serde(default)]
+    ended: Vec<(Holder, u32, Lapse)>,
     /// When each other weir has told last what it holds.
     #[serde(default)]
     heard: Vec<(Holder, Lapse)>,
@@ -57,7 +60,8 @@ impl Ledger {
         self.standing.give();
         let quotas = self.quotas.iter().filter_map(|(key, quota)| quota.state(*key, now)).collect();
         let heard = self.heard.iter().map(|(holder, at)| (holder.clone(), Lapse::since(*at, now))).collect();
-        LedgerState { me: self.me.clone(), own: self.own.state(now), quotas, heard }
+        let (own, ended) = (self.own.state(now), self.sights.ended(now));
+        LedgerState { me: self.me.clone(), own, quotas, ended, heard }
     }
 
     /// The other process is gone after it had everything: this one goes on. What that one has written is not known, so
@@ -80,6 +84,7 @@ impl Ledger {
             quota.adopt(one, &self.me, allowance, then, now);
             self.due.mark(key, quota);
         }
+        self.sights.have_ended(&state.ended, then, now);
         let heard = state.heard.iter().take(MOST_ENTRIES);
         self.heard.extend(heard.map(|(holder, lapse)| (holder.clone(), lapse.before(then))));
         let change = self.own.adopt(&state.own, then, now);
