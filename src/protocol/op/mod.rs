@@ -4,11 +4,13 @@
 mod args;
 mod client;
 mod fast_path;
+mod leafnode;
 mod server;
 mod whole;
 
 pub use args::MAX_DIGITS;
 pub use client::{ClientFraming, ClientScan, NO_LETTER};
+pub use leafnode::{LeafnodeFraming, LeafnodeScan};
 pub use server::{Capture, ServerFraming, ServerScan};
 pub use whole::{ClientOperation, ServerOperation};
 
