@@ -8,7 +8,7 @@ use divan::counter::{BytesCount, ItemsCount};
 use divan::{Bencher, black_box};
 use weir::internals::protocol::connect::Connect;
 use weir::internals::protocol::control_line::{LineScanner, client_line};
-use weir::internals::protocol::info::{Info, OwnInfo};
+use weir::internals::protocol::info::{Info, OwnInfo, Urls};
 use weir::internals::protocol::op::{Capture, ClientFraming, ServerFraming};
 
 #[path = "samples/words.rs"]
@@ -158,7 +158,7 @@ fn info_parse_and_rewrite(bencher: Bencher<'_, '_>) {
 fn own_info_write(bencher: Bencher<'_, '_>) {
     let infos: Vec<Info> = Info::parse(INFO).into_iter().collect();
     let infos: Vec<&Info> = infos.iter().collect();
-    let own_info = OwnInfo::new("NWEIR", "weir", &infos, "weir", 4222, &[]);
+    let own_info = OwnInfo::new("NWEIR", "weir", &infos, "weir", 4222, (Urls::Clients, &[]));
     let mut out = Vec::with_capacity(4096);
     bencher.bench_local(|| {
         out.clear();

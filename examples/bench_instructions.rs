@@ -12,7 +12,7 @@ use std::{
 use weir::internals::{
     protocol::{
         connect::Connect,
-        info::{Info, OwnInfo},
+        info::{Info, OwnInfo, Urls},
         op::{Capture, ClientFraming, ServerFraming},
     },
     upstream::{Urgency, placement},
@@ -116,7 +116,7 @@ fn info(times: u64, known: Option<&Info>) {
 fn greeting(times: u64) {
     let infos: Vec<Info> = Info::parse(INFO).into_iter().collect();
     let infos: Vec<&Info> = infos.iter().collect();
-    let own_info = OwnInfo::new("NWEIR", "weir", &infos, "weir", 4222, &[]);
+    let own_info = OwnInfo::new("NWEIR", "weir", &infos, "weir", 4222, (Urls::Clients, &[]));
     let mut out = Vec::with_capacity(4096);
     for _ in 0..times {
         out.clear();

@@ -13,7 +13,7 @@ use arc_swap::ArcSwap;
 
 use crate::{
     fleet::addresses::{Addresses, Class, MOST_TOLD},
-    protocol::info::{Info, OwnInfo, Rewrite},
+    protocol::info::{Info, OwnInfo, Rewrite, Urls},
     upstream::{Drain, Port, Server, Servers},
 };
 
@@ -93,9 +93,10 @@ impl ListenerInfo {
         self.servers_port
     }
 
-    /// Whether any server requires a login of the listener's clients, or none is known.
+    /// Whether any server requires a login of the listener's clients, or none is known. A leafnode has to log in
+    /// everywhere.
     pub fn requires_login(&self) -> bool {
-        self.told.load().own_info.auth_required()
+        self.servers_port == Port::Leafnode || self.told.load().own_info.auth_required()
     }
 
     /// Whether its clients are told the addresses of the fleet's weirs, and of changes of these.
@@ -112,7 +113,8 @@ impl ListenerInfo {
                 connect_urls.push(url.clone());
             }
         }
-        let own_info = OwnInfo::new(&all.server_id, &all.server_name, infos, &self.host, self.port, &connect_urls);
+        let urls = (self.urls(), &*connect_urls);
+        let own_info = OwnInfo::new(&all.server_id, &all.server_name, infos, &self.host, self.port, urls);
         Told { own_info: self.tls.onto(own_info, infos), connect_urls: connect_urls.into() }
     }
 
@@ -137,16 +139,27 @@ impl ListenerInfo {
         self.write(info, client_ip, true, out);
     }
 
+    /// The field in which its addresses stand.
+    fn urls(&self) -> Urls {
+        if self.servers_port == Port::Leafnode { Urls::Leafnodes } else { Urls::Clients }
+    }
+
     fn write(&self, info: &Info, client_ip: IpAddr, keep_nonce: bool, out: &mut Vec<u8>) {
         let told = self.told.load();
+        // A leafnode decides by the version of its hub what it may say to that. It is told no address of its own.
+        let (version, client_ip) = match self.servers_port {
+            Port::Leafnode => (info.version(), None),
+            Port::Client | Port::WebSocket => (told.own_info.version(), Some(client_ip)),
+        };
         let (tls_required, tls_available, tls_verify) = self.tls.flags_of(info);
         info.rewrite(
             &Rewrite {
                 advertise: &told.connect_urls,
+                urls: self.urls(),
                 host: &self.host,
                 port: self.port,
-                version: told.own_info.version(),
-                client_ip: Some(client_ip),
+                version,
+                client_ip,
                 tls_required,
                 tls_available,
                 tls_verify,
@@ -175,7 +188,8 @@ pub struct AdvertisedInfo {
     shape: AtomicU8,
 }
 
-/// What clients of this port of a server are told: the other port's INFO is better than none.
+/// What clients of this port of a server are told: another port's INFO is better than none. That of the leafnode port
+/// is none for other clients: it has a nonce in any case.
 fn best(server: &Server, port: Port) -> Option<Arc<Info>> {
     let other = if port == Port::Client { Port::WebSocket } else { Port::Client };
     server.port_info(port).load_full().or_else(|| server.port_info(other).load_full())
@@ -214,7 +228,8 @@ impl AdvertisedInfo {
         // nats-server writes its default like this, which is both families there too.
         let ip = if address.ip().is_unspecified() { Ipv4Addr::UNSPECIFIED.into() } else { address.ip() };
         let (host, port) = (ip.to_string(), address.port());
-        let nothing = Told { own_info: OwnInfo::new("", "", &[], "", 0, &[]), connect_urls: Box::default() };
+        let nothing = OwnInfo::new("", "", &[], "", 0, (Urls::Clients, &[]));
+        let nothing = Told { own_info: nothing, connect_urls: Box::default() };
         let told = ArcSwap::from_pointee(nothing);
         let listener = Arc::new(ListenerInfo { told, advertise, host, port, tls, servers_port });
         listener.told.store(Arc::new(listener.told_of(self, &[])));
@@ -291,7 +306,7 @@ impl AdvertisedInfo {
         let list = self.servers.list();
         let stay = || list.iter().filter(|server| server.drain() != Drain::Leaves);
         let all = |port| stay().filter_map(|server| best(server, port)).collect::<Vec<_>>();
-        let (client, websocket) = (all(Port::Client), all(Port::WebSocket));
+        let (client, websocket, leafnode) = (all(Port::Client), all(Port::WebSocket), all(Port::Leafnode));
         // Nothing better is known than what was said last.
         if client.is_empty() && self.shape() != PrefaceShape::Unknown {
             return;
@@ -303,7 +318,11 @@ impl AdvertisedInfo {
             self.shape.store(shape as u8, Relaxed);
         }
         for listener in self.listener_infos() {
-            let infos = if listener.servers_port == Port::Client { &client } else { &websocket };
+            let infos = match listener.servers_port {
+                Port::Client => &client,
+                Port::WebSocket => &websocket,
+                Port::Leafnode => &leafnode,
+            };
             let infos: Vec<&Info> = infos.iter().map(Arc::as_ref).collect();
             listener.told.store(Arc::new(listener.told_of(self, &infos)));
         }

@@ -27,6 +27,7 @@ pub(crate) fn servers(count: usize, max_connections: u32) -> Arc<Servers> {
         name: Some(format!("n{n}")),
         address: format!("192.0.2.{n}:4222"),
         websocket: None,
+        leafnode: None,
         monitor: None,
         max_connections: Some(max_connections),
     };

@@ -1,6 +1,6 @@
 //! What clients and servers say, as `benches/protocol.rs` and `examples/bench_instructions.rs` measure it.
 
-use weir::internals::protocol::info::Rewrite;
+use weir::internals::protocol::info::{Rewrite, Urls};
 
 /// A client library's CONNECT.
 pub(crate) const CONNECT: &[u8] = br#"{"verbose":false,"pedantic":false,"jwt":null,"nkey":null,"sig":null,"name":"orders","echo":true,"lang":"rust","version":"0.51.0","protocol":1,"tls_required":false,"user":"alice","pass":"wonderland","auth_token":null,"headers":true,"no_responders":true}"#;
@@ -12,6 +12,7 @@ pub(crate) const INFO: &[u8] = br#"{"server_id":"NBZ7GXNHHT4DHTO5HB6LZ5T2NOBVTYY
 pub(crate) fn rewrite() -> Rewrite<'static> {
     Rewrite {
         advertise: &[],
+        urls: Urls::Clients,
         host: "weir",
         port: 4222,
         version: "2.10.0",

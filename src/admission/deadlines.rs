@@ -52,6 +52,11 @@ const USUAL_HOLD: Duration = hold_within(Duration::from_secs(2));
 /// The part of `max_hold` that may pass before a client has seen INFO: 1.2 s of the default 1.5 s.
 const BEFORE_INFO: f64 = 0.8;
 
+/// A leafnode waits for the answer to its CONNECT for so long (`connectProcessTimeout`, leafnode.go).
+const LEAFNODE_ALLOWS: Duration = Duration::from_secs(2);
+/// A leafnode that is refused comes back after this (`DEFAULT_LEAF_NODE_RECONNECT`, const.go).
+const LEAFNODE_RETURNS: Duration = Duration::from_secs(1);
+
 /// How long weir may hold a client whose library allows this much. The rest is [`UNKNOWN_LOGIN`] for the login, and 100
 /// ms; where a library allows more than 10 s, the rest is a twentieth.
 const fn hold_within(allowed: Duration) -> Duration {
@@ -114,6 +119,15 @@ impl DeadlinePolicy {
         let latest = answer_by.checked_sub(HOLD_MARGIN + far).filter(|_| is_usual && self.max_hold == USUAL_HOLD);
         let hold_until = latest.map_or(hold_until, |latest| latest.max(hold_until));
         Deadlines { hold_until, answer_by, returns: lang::returns(lang) }
+    }
+}
+
+impl DeadlinePolicy {
+    /// The deadlines of a nats-server that connects as a leafnode, whose CONNECT came at `connected`.
+    pub fn of_leafnode(&self, connected: Instant) -> Deadlines {
+        let hold = self.max_hold.min(hold_within(LEAFNODE_ALLOWS));
+        let answer_by = connected + LEAFNODE_ALLOWS.saturating_sub(Duration::from_millis(100));
+        Deadlines { hold_until: connected + hold, answer_by, returns: Return::After(LEAFNODE_RETURNS) }
     }
 }
 

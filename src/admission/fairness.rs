@@ -39,6 +39,7 @@ pub fn unknown_servers(servers: usize) -> Arc<Servers> {
         name: None,
         address: format!("n{n}:4222"),
         websocket: None,
+        leafnode: None,
         monitor: None,
         max_connections: None,
     };

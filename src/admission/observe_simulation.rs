@@ -161,6 +161,7 @@ fn servers(most: Option<u32>) -> Arc<Servers> {
         name: Some(format!("n{n}")),
         address: format!("n{n}:4222"),
         websocket: None,
+        leafnode: None,
         monitor: None,
         max_connections: most,
     };

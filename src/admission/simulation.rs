@@ -115,6 +115,7 @@ fn cluster(servers: usize) -> upstream::Params {
         name: Some(format!("n{n}")),
         address: format!("n{n}:4222"),
         websocket: None,
+        leafnode: None,
         monitor: Some("http://n:8222".into()),
         max_connections: None,
     };
@@ -426,6 +427,9 @@ impl World {
             max_control_line: None,
             auth_timeout: None,
             websocket_auth_timeout: None,
+            leafnodes: 0,
+            leafnode_port: None,
+            leafnode_auth_timeout: None,
             server_id: real.start.to_string(),
             uptime: Duration::from_secs(100),
             system_account: None,

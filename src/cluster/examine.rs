@@ -144,6 +144,19 @@ async fn examine_one(
             }
         }
     }
+    if server.leafnode().is_configured() {
+        let by = Instant::now() + INFO_TIMEOUT;
+        let remedy = "write the host and port at which this server takes leafnodes, and whether it has TLS there";
+        match dial::dial_leafnode(server, access.tls.as_deref().into(), b"", by).await {
+            Err(err) => see("leafnode", true, format!("its leafnode port does not answer ({err})"), remedy),
+            Ok(connection) => {
+                let id = connection.info().server_id().to_owned();
+                if info.as_ref().is_some_and(|info| info.server_id() != id) {
+                    see("leafnode", true, "it is the port of another server".to_owned(), remedy);
+                }
+            }
+        }
+    }
     let remedy = "write the URL of this server's own monitoring port (http_port or https_port of nats-server)";
     let read = |varz: Result<Varz, _>| varz.and_then(Reading::try_from);
     let reading = match MonitorClient::new(server, access.tls.clone()) {

@@ -22,6 +22,10 @@ pub(super) struct Varz {
     auth_timeout: f64,
     #[serde(default)]
     websocket: WebSocketVarz,
+    #[serde(default)]
+    leafnodes: u32,
+    #[serde(default)]
+    leaf: LeafnodeVarz,
     uptime: String,
     #[serde(default)]
     tls_required: bool,
@@ -47,6 +51,15 @@ pub(super) struct Varz {
 struct WebSocketVarz {
     /// In seconds, with a fraction.
     #[serde(default)]
+    auth_timeout: f64,
+}
+
+/// Of the leafnode port; empty where it has none.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct LeafnodeVarz {
+    port: i64,
+    /// In seconds, with a fraction.
     auth_timeout: f64,
 }
 
@@ -91,6 +104,9 @@ impl TryFrom<Varz> for Reading {
             max_control_line: Some(varz.max_control_line).filter(|&n| n > 0),
             auth_timeout: timeout(varz.auth_timeout),
             websocket_auth_timeout: timeout(varz.websocket.auth_timeout),
+            leafnodes: varz.leafnodes.min(MOST_CONNECTIONS),
+            leafnode_port: u16::try_from(varz.leaf.port).ok().filter(|&port| port > 0),
+            leafnode_auth_timeout: timeout(varz.leaf.auth_timeout),
             server_id: varz.server_id,
             // "1d2h3m4s", in whole seconds. A value that does not parse counts as a long time: no slow start.
             uptime: humantime::parse_duration(&varz.uptime).unwrap_or(Duration::MAX),

@@ -1,5 +1,5 @@
-//! The arguments that stand for keys: `--server HOST:PORT[,websocket=URL][,monitor=URL][,name=N][,max_connections=N]`,
-//! `--listen` and `--monitor`. They win over a file, and without one there are the defaults.
+//! The arguments that stand for keys: `--server HOST:PORT[,KEY=VALUE]…`, `--listen` and `--monitor`. They win over a
+//! file, and without one there are the defaults.
 
 use std::{convert::Infallible, str::FromStr};
 
@@ -70,7 +70,7 @@ fn server(i: usize, text: &str, sink: &mut Sink) -> Entries {
     let mut entries = vec![("address".to_owned(), Node::String(address.to_owned()))];
     for part in parts {
         let known = part.split_once('=').and_then(|(key, value)| match key {
-            "websocket" | "monitor" | "name" => Some((key, Node::String(value.to_owned()))),
+            "websocket" | "leafnode" | "monitor" | "name" => Some((key, Node::String(value.to_owned()))),
             // If it is not a number it stays text, and the rule for the key reports that.
             "max_connections" => {
                 Some((key, value.parse().map_or_else(|_| Node::String(value.to_owned()), Node::Integer)))
@@ -84,7 +84,7 @@ fn server(i: usize, text: &str, sink: &mut Sink) -> Entries {
             Some((key, node)) => entries.push((key.to_owned(), node)),
             None => report(
                 format!("{} is not understood", quote(part)),
-                "write HOST:PORT, then any of ,websocket=URL ,monitor=URL ,name=NAME ,max_connections=NUMBER",
+                "write HOST:PORT, then any of ,websocket=URL ,leafnode=HOST:PORT ,monitor=URL ,name=NAME ,max_connections=NUMBER",
             ),
         }
     }

@@ -58,7 +58,11 @@ fn listen_addresses(raw: &Raw, sink: &mut Sink) {
 fn advertised_fleet(raw: &Raw, sink: &mut Sink) {
     for (i, listener) in raw.listeners.iter().enumerate().filter(|(_, listener)| listener.advertises_fleet) {
         let key = format!("listeners[{i}].advertise");
-        if raw.fleet.is_none() {
+        if listener.is_for_leafnodes {
+            let problem =
+                Problem::new("weirs tell each other no addresses for leafnodes", "write the addresses themselves");
+            sink.report(key, problem);
+        } else if raw.fleet.is_none() {
             let problem = Problem::new("this weir is in no fleet", "write [fleet] with its name, or remove \"fleet\"");
             sink.report(key, problem);
         } else if listener.advertise.is_empty() && listener.listen.ip().is_unspecified() {
@@ -107,14 +111,16 @@ fn servers(raw: &Raw, sink: &mut Sink) {
 }
 
 /// The ports of a server, by the keys that name them.
-const PORTS: [(&str, &str); 3] = [("address", "client"), ("websocket", "WebSocket"), ("monitor", "monitoring")];
+const PORTS: [(&str, &str); 4] =
+    [("address", "client"), ("websocket", "WebSocket"), ("leafnode", "leafnode"), ("monitor", "monitoring")];
 
 /// Where each port of each server is: the server's index, the key's place in [`PORTS`], the address as it is written.
 fn ports(raw: &Raw) -> impl Iterator<Item = (usize, usize, &str, Target)> {
     raw.upstream.servers.iter().enumerate().flat_map(|(i, server)| {
         let monitor = server.monitor.as_deref().and_then(|url| url.split_once("://")).map(|(_, address)| address);
         let websocket = server.websocket.as_ref().map(|websocket| &*websocket.address);
-        let written = [Some(&*server.address), websocket, monitor].into_iter().enumerate();
+        let leafnode = server.leafnode.as_deref();
+        let written = [Some(&*server.address), websocket, leafnode, monitor].into_iter().enumerate();
         written.filter_map(move |(port, address)| Some((i, port, address?, Target::parse(address?)?)))
     })
 }

@@ -42,6 +42,7 @@ impl DiscoverConfig {
                 secure: url.starts_with("wss://"),
                 address: url.split_once("://").map_or(&**url, |(_, rest)| rest).replace(HOST, host),
             }),
+            leafnode: None,
             monitor: self.monitor.as_ref().map(|url| url.replace(HOST, host)),
             max_connections: None,
         }

@@ -22,12 +22,13 @@ impl Live {
 
 /// What a reload does not change, by table and key; an empty key is the whole table. What is new in the configuration
 /// stands here unless it is among [`LIVE_TABLES`] or [`LIVE_KEYS`].
-const RESTART: [(&str, &str, &str); 7] = [
+const RESTART: [(&str, &str, &str); 8] = [
     ("", "server_name", "clients and tools know weir by the name that it started with"),
     ("", "workers", "the threads are started with weir"),
     ("log", "format", "the format is chosen with the first line"),
     ("cluster.system", "", "weir logs in to the system account when it starts"),
     ("cluster.servers", "websocket", "a server keeps the port that it was added with"),
+    ("cluster.servers", "leafnode", "a server keeps the port that it was added with"),
     ("fleet", "", "weir joins its fleet when it starts"),
     ("cluster", "", "the part of weir that watches the servers reads it when it starts"),
 ];

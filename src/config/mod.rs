@@ -113,6 +113,8 @@ pub struct ListenerConfig {
     pub websocket: Option<WebsocketConfig>,
     /// Passes TLS through to the servers, which expect it at this time.
     pub passes_through: Option<HandshakeFirst>,
+    /// Its clients are nats-servers that connect as leafnodes.
+    pub is_for_leafnodes: bool,
 }
 
 /// What weir does with new clients in its own lame duck mode.

@@ -250,6 +250,7 @@ fn listener_at(s: &mut Section<'_>, listen: SocketAddr) -> ListenerConfig {
         tls,
         websocket,
         passes_through,
+        is_for_leafnodes: kind == Kind::Leafnode,
     }
 }
 
@@ -260,6 +261,7 @@ enum Kind {
     Client,
     Websocket,
     Passthrough,
+    Leafnode,
 }
 
 impl Words for Kind {}
@@ -421,12 +423,15 @@ fn server(s: &mut Section<'_>) -> upstream::ServerParams {
     let address = s.required::<Address>("address", "write address = \"host:4222\"");
     // None: the servers take everybody for a client of their client port.
     let websocket = s.optional::<WebSocketUrl>("websocket", "none, all clients use the client port", Any);
+    // None: `/varz` names the port, and the host is that of the client port.
+    let leafnode = s.optional::<Address>("leafnode", "the one that the server's readings name", Any);
     let monitor = s.optional::<MonitorUrl>("monitor", "none, weir counts what it opened", Any);
     let max_connections = s.optional("max_connections", "the server's own", within(1..=MOST_CLIENTS));
     upstream::ServerParams {
         name: name.map(|n| n.0),
         address: address.map(|a| a.0).unwrap_or_default(),
         websocket: websocket.map(|w| w.0),
+        leafnode: leafnode.map(|address| address.0),
         monitor: monitor.map(|m| m.0),
         max_connections,
     }

@@ -12,6 +12,7 @@ use crate::{
 pub(super) fn look(raw: &Raw, sink: &mut Sink) {
     trust_in_everybody(raw, sink);
     websocket_clients_unjudged(raw, sink);
+    leafnodes_without_port(raw, sink);
     advertised_past_weir(raw, sink);
     quotas_beyond_the_room(raw, sink);
     only_observing(raw, sink);
@@ -57,6 +58,18 @@ fn websocket_clients_unjudged(raw: &Raw, sink: &mut Sink) {
         );
         let remedy = "write websocket = \"ws://host:port\" for each server";
         sink.warn(format!("listeners[{i}].kind"), Problem::new(what, remedy));
+    }
+}
+
+/// Whoever takes leafnodes has to know where each server does.
+fn leafnodes_without_port(raw: &Raw, sink: &mut Sink) {
+    let Some(listener) = raw.listeners.iter().position(|listener| listener.is_for_leafnodes) else { return };
+    for (i, server) in raw.upstream.servers.iter().enumerate() {
+        if server.leafnode.is_none() && server.monitor.is_none() && !raw.upstream.system {
+            let what = format!("weir does not learn where it takes leafnodes, for which listeners[{listener}] is");
+            let remedy = "write leafnode = \"host:7422\", or monitor";
+            sink.warn(format!("cluster.servers[{i}].leafnode"), Problem::new(what, remedy));
+        }
     }
 }
 

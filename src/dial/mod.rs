@@ -62,8 +62,9 @@ pub enum DialError {
     /// The name of its cluster does not fit: it is somebody else's.
     #[error("it belongs to another cluster")]
     OtherCluster,
-    /// Its WebSocket port has not answered, and the pause after that is not over. Nothing was dialled.
-    #[error("its WebSocket port does not answer")]
+    /// Its WebSocket or leafnode port has not answered, and the pause after that is not over; or weir does not know it.
+    /// Nothing was dialled.
+    #[error("this port of it does not answer, or is not known")]
     LeftAlone,
 }
 
@@ -170,7 +171,24 @@ pub async fn dial(
     deadline: Instant,
 ) -> Result<ServerConnection, DialError> {
     connect_then(server.endpoint(), first_bytes, deadline, async |tcp| {
-        open(server, tls, Stream::from(tcp), deadline).await
+        open(server, (Port::Client, server.address()), tls, Stream::from(tcp), deadline).await
+    })
+    .await
+}
+
+/// The same at the leafnode port of `server`.
+///
+/// # Errors
+/// Any [`DialError`].
+pub async fn dial_leafnode(
+    server: &Server,
+    tls: ServerTls<'_>,
+    first_bytes: &[u8],
+    deadline: Instant,
+) -> Result<ServerConnection, DialError> {
+    let Some(endpoint) = server.leafnode().endpoint() else { return Err(DialError::LeftAlone) };
+    connect_then(&endpoint, first_bytes, deadline, async |tcp| {
+        open(server, (Port::Leafnode, endpoint.address()), tls, Stream::from(tcp), deadline).await
     })
     .await
 }
@@ -178,6 +196,7 @@ pub async fn dial(
 /// Reads INFO on a new connection; weir's TLS, if any, comes before or after that.
 async fn open(
     server: &Server,
+    (port, address): (Port, &str),
     tls: ServerTls<'_>,
     mut stream: Stream,
     deadline: Instant,
@@ -185,9 +204,9 @@ async fn open(
     if let ServerTls::Weir(tls) = tls
         && tls.handshake_first()
     {
-        stream = with_tls(stream, tls, server.address(), deadline).await?;
+        stream = with_tls(stream, tls, address, deadline).await?;
     }
-    let (mut lines, info) = read_info(server, Port::Client, &mut stream, deadline).await?;
+    let (mut lines, info) = read_info(server, port, &mut stream, deadline).await?;
     if let (ServerTls::Weir(_) | ServerTls::Client, Stream::Plain(_)) = (tls, &stream) {
         // A busy server says so right behind INFO. Whatever else follows INFO without TLS may be anybody's.
         if !lines.unread().is_empty() {
@@ -199,16 +218,16 @@ async fn open(
         (ServerTls::None, _) if info.tls_required() => {
             return Err(DialError::NotNats("it requires TLS: write [cluster.tls]"));
         }
-        (ServerTls::None, _) => server.asked_for_no_tls(),
+        (ServerTls::None, _) if port == Port::Client => server.asked_for_no_tls(),
         (ServerTls::Weir(_), Stream::Plain(_)) if !info.does_tls() => {
             return Err(DialError::NotNats("it speaks no TLS, which [cluster.tls] asks for"));
         }
         (ServerTls::Weir(tls), Stream::Plain(_)) => {
-            stream = with_tls(stream, tls, server.address(), deadline).await?;
+            stream = with_tls(stream, tls, address, deadline).await?;
         }
         _ => {}
     }
-    Ok(ServerConnection { stream, port: Port::Client, lines, info: Arc::new(info) })
+    Ok(ServerConnection { stream, port, lines, info: Arc::new(info) })
 }
 
 /// Reads the INFO that opens a connection.
@@ -330,10 +349,12 @@ impl ServerConnection {
             let line = self.lines.get(line);
             match server_line(line) {
                 ServerLine::Info(json) => {
-                    let when = if ponged { InfoWhen::BehindPong } else { InfoWhen::Opens };
+                    let is_leafnode = self.port == Port::Leafnode;
+                    let when = if ponged || is_leafnode { InfoWhen::BehindPong } else { InfoWhen::Opens };
                     let info = parse_info(server, json, InfoKind { port: self.port, when });
                     self.info = Arc::new(info.map_err(|_| DialError::NotNats("INFO does not parse"))?);
-                    if ponged {
+                    // A leafnode's CONNECT is answered by an INFO.
+                    if ponged || is_leafnode && self.info.connect_info() {
                         break;
                     }
                 }

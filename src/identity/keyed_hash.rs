@@ -50,6 +50,7 @@ pub(super) enum KeyOf {
     ClientV4 = 5,
     ClientV6 = 6,
     Sent = 7,
+    OfLeafnode = 8,
 }
 
 /// A hash under way. First comes one word that says what follows: of what kind the key is, and in `more` whatever else

@@ -170,6 +170,11 @@ impl Keys {
         CredentialKey(self.begin(KeyOf::OverWebSocket, 0).number(credential.0).end())
     }
 
+    /// The key of the same credential at the servers' leafnode ports, which may have users of their own.
+    pub fn of_leafnode(&self, credential: CredentialKey) -> CredentialKey {
+        CredentialKey(self.begin(KeyOf::OfLeafnode, 0).number(credential.0).end())
+    }
+
     /// The key of a JWT and of what an auth callout judges beside it. Many clients may show one JWT, the sentinel of
     /// the callout, and be users of different accounts.
     pub fn beside_jwt(&self, jwt: CredentialKey, connect: &Connect) -> CredentialKey {

@@ -33,12 +33,26 @@ pub struct Preface {
     connected: bool,
     /// The client has left CONNECT out.
     without_connect: bool,
+    /// It may not do that: it is a leafnode.
+    needs_connect: bool,
 }
 
 impl Preface {
     /// `max_control_line` is the longest argument of CONNECT that the servers accept, in bytes.
     pub fn new(max_control_line: usize) -> Self {
-        Self { buffer: Vec::new(), lines: LineScanner::new(max_control_line), connected: false, without_connect: false }
+        Self {
+            buffer: Vec::new(),
+            lines: LineScanner::new(max_control_line),
+            connected: false,
+            without_connect: false,
+            needs_connect: false,
+        }
+    }
+
+    /// Of a leafnode, which says CONNECT first.
+    #[must_use]
+    pub fn of_leafnode(self) -> Self {
+        Self { needs_connect: true, ..self }
     }
 
     /// Takes the next bytes of the stream. Returns CONNECT once, when it is complete, or when another operation stands
@@ -52,10 +66,10 @@ impl Preface {
         if !self.connected {
             if not_connect_at(&self.buffer).is_some() {
                 match Operation::at_start_of(&self.buffer) {
-                    Operation::Yes => {}
+                    Operation::Yes if !self.needs_connect => {}
                     Operation::Maybe => return Ok(None),
                     // A port scanner is refused at the first byte that says so.
-                    Operation::No => return Err(PrefaceError::NotConnect),
+                    Operation::Yes | Operation::No => return Err(PrefaceError::NotConnect),
                 }
                 connect = Connect::parse(b"{}").ok().map(Box::new);
                 self.without_connect = true;

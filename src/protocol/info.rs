@@ -14,7 +14,7 @@ use crate::protocol::{
 };
 
 pub use own_info::OwnInfo;
-pub use rewrite::Rewrite;
+pub use rewrite::{Rewrite, Urls};
 
 /// An argument that is not one JSON object in UTF-8.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -183,6 +183,11 @@ impl Info {
     /// The first of the keys that weir reads whose value has another type than nats-server gives it.
     pub fn misfit(&self) -> Option<&'static str> {
         self.template.misfit
+    }
+
+    /// The mode of compression that a server offers a leafnode or has chosen, as it was received.
+    pub fn compression(&self) -> Option<&str> {
+        self.template.raw("compression").filter(|raw| *raw != "\"\"")
     }
 
     /// Where the server says that it and the other servers of its cluster are, each `host:port`.

@@ -12,6 +12,7 @@ mod direction;
 mod ghost;
 mod last_bytes;
 mod late_keepalive;
+mod leafnode;
 mod look;
 mod passthrough;
 pub mod registry;
@@ -51,6 +52,7 @@ pub use self::{
     client_side::ClientSide,
     direction::Side,
     late_keepalive::{LateKeepalive, request_keepalive, set_timeouts_of_servers},
+    leafnode::LeafnodeSide,
     passthrough::Passthrough,
     server_side::{InfoPolicy, ServerSide},
     stalled::Stalled,

@@ -136,6 +136,9 @@ pub enum Immovable {
     /// A connection is TLS or WebSocket, which have a state of their own.
     #[error("a connection is TLS or WebSocket")]
     NotPlain,
+    /// Its client is a leafnode.
+    #[error("its client is a leafnode")]
+    Leafnode,
     /// weir has asked the client for a sign of life: for 2 s at most.
     #[error("its client is being asked for a sign of life")]
     AskedForSignOfLife,
@@ -150,7 +153,7 @@ pub enum Immovable {
 impl Immovable {
     /// Whether it will be so as long as the session lives.
     pub fn is_for_good(self) -> bool {
-        self == Self::NotPlain
+        matches!(self, Self::NotPlain | Self::Leafnode)
     }
 }
 

@@ -350,6 +350,7 @@ impl Listeners {
                 own.into_iter().for_each(|address| addresses.add(class, address));
             }
         }
+        self.shared.servers.count_leafnodes(self.open.iter().any(|open| open.config.is_for_leafnodes));
         self.shared.advertised_info.set_own_addresses(addresses);
         let tls = |open: &Open| Some((open.address, open.current.load().tls.clone()?));
         self.shared.terminators.store(Arc::new(self.open.iter().filter_map(tls).collect()));
@@ -389,12 +390,17 @@ impl Listeners {
             None => config.tls.as_ref().map_or(AdvertisedTls::None, required),
         };
         let advertise = advertise(address, config);
-        let port = if config.websocket.is_some() { Port::WebSocket } else { Port::Client };
+        let port = match (config.is_for_leafnodes, &config.websocket) {
+            (true, _) => Port::Leafnode,
+            (false, Some(_)) => Port::WebSocket,
+            (false, None) => Port::Client,
+        };
         let shared = &self.shared;
         let limit = || Limit::within(config.max_clients, Some(Arc::clone(&shared.descriptors.clients)));
         let kind = match (config.passes_through, &config.websocket) {
             (Some(_), _) => ListenerKind::Passthrough,
             (None, Some(_)) => ListenerKind::WebSocket,
+            (None, None) if config.is_for_leafnodes => ListenerKind::Leafnode,
             (None, None) => ListenerKind::Client,
         };
         Listener {
@@ -413,6 +419,7 @@ impl Listeners {
                 trusted_proxies: websocket.accept_forwarded_from.clone(),
             }),
             passthrough: config.passes_through.map(PassthroughListener::new),
+            is_for_leafnodes: config.is_for_leafnodes,
         }
     }
 

@@ -1,8 +1,11 @@
 //! The dial: a client is connected to its server, and placed on another one when that fails, without noticing.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering::Relaxed},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
 };
 
 use tokio::time::Instant;
@@ -21,6 +24,7 @@ use crate::{
         context::{Context, End},
         downstream::{self, Downstream, Unfinished},
         failover::{DialPort, open, place_again, place_instead},
+        leafnode,
         log_in::{NoReply, Terms, log_in},
         login_evidence::{self, LoginAttempt, Movable, NotAnswered},
         refuse::{close_unfinished, refuse_now},
@@ -29,6 +33,9 @@ use crate::{
     },
     upstream::{LoginFailure, Server, concurrency::baseline::MeasuredFrom},
 };
+
+/// So much is left of a leafnode's time for its login, where it waits for the server with the fewest leafnodes.
+const LOGIN_OF_LEAFNODE: Duration = Duration::from_millis(500);
 
 /// A client that a server has let in.
 pub(super) struct Connected {
@@ -47,7 +54,11 @@ impl Admitted {
     /// Connects the client to its server, or to another one.
     pub async fn connect_upstream(self, cx: &mut Context) -> Result<Connected, End> {
         let Self { mut downstream, pass, dialled, proxy_header, credential, claim, answer_by } = self;
-        let info_policy = ask_for_account(&mut downstream.connect);
+        let info_policy = match cx.listener.is_for_leafnodes {
+            // The server names it in its answer.
+            true => InfoPolicy::Rewrite,
+            false => ask_for_account(&mut downstream.connect),
+        };
         let attempt = LoginAttempt::new(&cx.shared, login_of(cx, claim, &downstream.connect), cx.source());
         let Downstream { stream, preface, connect, .. } = &mut downstream;
         let (port, client) = (DialPort::of(cx), (&**connect, credential, answer_by));
@@ -110,11 +121,12 @@ async fn not_answered(cx: &mut Context, down: Downstream, claim: Claim, why: Not
     }
 }
 
-/// What the server is sent: the canonical CONNECT, with weir's signature where weir is a trusted proxy, and PING.
+/// What the server is sent: the canonical CONNECT, with weir's signature where weir is a trusted proxy, and PING where
+/// the answer to that is waited for.
 fn words_of_login(
     shared: &Shared,
     connect: &Connect,
-    nonce: Option<&str>,
+    (nonce, port): (Option<&str>, DialPort),
     longest: usize,
 ) -> Result<Vec<u8>, NotAnswered> {
     let mut words = Vec::with_capacity(512);
@@ -138,7 +150,10 @@ fn words_of_login(
             }
         }
     }
-    words.extend_from_slice(PING);
+    // The answer to the CONNECT of a leafnode is an INFO.
+    if !matches!(port, DialPort::Leafnode) {
+        words.extend_from_slice(PING);
+    }
     Ok(words)
 }
 
@@ -162,13 +177,20 @@ pub(super) async fn connect_with_failover(
     let shared = attempt.shared();
     let dial = if let DialPort::WebSocket(_) = port { MeasuredFrom::WebSocketDial } else { MeasuredFrom::Dial };
     let bound = dialled.is_some() && connect.signs();
+    if let (DialPort::Leafnode, None) = (port, &dialled) {
+        pass.server = Box::pin(leafnode::even(shared, pass.server, answer_by - LOGIN_OF_LEAFNODE)).await;
+    }
     let mut signed_for = None;
     let mut tried = Vec::new();
     // A login that has hung is tried elsewhere once: an auth callout is asked about it each time.
     let mut hung_on: Option<Arc<Server>> = None;
     loop {
         let began = Instant::now();
-        let longest = pass.server.server().max_control_line();
+        let longest = match port {
+            // Its CONNECT has no limit.
+            DialPort::Leafnode => usize::MAX,
+            DialPort::Client | DialPort::WebSocket(_) => pass.server.server().max_control_line(),
+        };
         // Servers may differ in this. A client that has signed for one has no choice.
         if !bound && longest < shared.servers.max_control_line() && length_of(connect) > longest {
             let Pass { server, account } = pass;
@@ -186,7 +208,7 @@ pub(super) async fn connect_with_failover(
                 && !pass.server.is_leased()
                 && may_speak_first(shared, port, header, pass.server.server()) =>
             {
-                let words = words_of_login(shared, connect, None, longest)?;
+                let words = words_of_login(shared, connect, (None, port), longest)?;
                 (open(shared, &mut pass.server, port, &words, answer_by).await, dial, true)
             }
             None => (open(shared, &mut pass.server, port, header, answer_by).await, dial, false),
@@ -215,7 +237,7 @@ pub(super) async fn connect_with_failover(
                 signed_for = bound.then(|| Arc::clone(dialled.info()));
                 let words = match said {
                     true => Vec::new(),
-                    false => words_of_login(shared, connect, dialled.info().nonce(), longest)?,
+                    false => words_of_login(shared, connect, (dialled.info().nonce(), port), longest)?,
                 };
                 let tried = (!bound && hung_on.is_none()).then_some(&tried[..]);
                 let terms = Terms { credential, began, since, answer_by, tried };

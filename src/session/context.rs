@@ -13,7 +13,10 @@ use tracing::info;
 use crate::{
     admission::{AcceptPermit, AccountSlot, FAIR_TIME, Would, policies::Described},
     identity::ClientKey,
-    net::{stream::TlsInUse, timer::now},
+    net::{
+        stream::{Stream, TlsInUse},
+        timer::now,
+    },
     outcome::{BadLogin, Cause, Close, Party, Phase, Refusal},
     protocol::{connect::Connect, proxy_header, refusal},
     relay::registry::{AtServer, Said, SessionFacts, SessionHandle},
@@ -31,6 +34,15 @@ const AUTH_TIMEOUT_BEHIND_TLS: Duration = Duration::from_secs(3);
 /// How long nats-server keeps a client that is silent and need not log in: it misses the answers to a PING in the first
 /// seconds and to one after 2 minutes, and closes after 4 (`ping_interval` and `ping_max` at their defaults).
 const SILENT_FOR: Duration = Duration::from_secs(240);
+
+/// A nats-server that connects as a leafnode waits for INFO for 1 s (`DEFAULT_LEAFNODE_INFO_WAIT`, const.go), from when
+/// TCP, or TLS before INFO, is there. Of that its turn may take this much, and turn and dial together that much.
+const LEAFNODE_WAIT: Duration = Duration::from_millis(750);
+const LEAFNODE_DIAL: Duration = Duration::from_millis(900);
+/// A dial has so long at least.
+const LEAFNODE_FAIR_DIAL: Duration = Duration::from_millis(150);
+/// A CONNECT with a JWT of many permissions has some KiB.
+const LONGEST_OF_LEAFNODE: usize = 16 * 1024;
 
 /// What every stage needs: what the client shares with others, and what is known of it alone.
 pub(super) struct Context {
@@ -168,14 +180,36 @@ impl Context {
         Instant::from_std(self.shared.admission.deadline_policy().deadlines(None, accepted, heard).hold_until)
     }
 
+    /// Until when a client may wait for its turn that has not seen INFO.
+    pub fn wait_before_info_until(&self) -> Instant {
+        let (accepted, heard) = (self.accepted.into_std(), self.heard().into_std());
+        let until = Instant::from_std(self.shared.admission.deadline_policy().before_info(accepted, heard));
+        if self.listener.is_for_leafnodes { until.min(self.heard() + LEAFNODE_WAIT) } else { until }
+    }
+
+    /// The longest argument that CONNECT may have. A server sets no limit for that of a leafnode; weir does.
+    pub fn longest_connect(&self) -> usize {
+        let longest = self.shared.servers.max_control_line();
+        if self.listener.is_for_leafnodes { longest.max(LONGEST_OF_LEAFNODE) } else { longest }
+    }
+
     /// Until when weir looks for a server for such a client, once it has its turn.
     pub fn dial_by(&self) -> Instant {
+        if self.listener.is_for_leafnodes {
+            return (self.heard() + LEAFNODE_DIAL).max(Instant::now() + LEAFNODE_FAIR_DIAL);
+        }
         self.unknown_hold_until().max(Instant::now() + FAIR_TIME)
     }
 
     /// Whether the server takes this client for one of its client port, although it speaks WebSocket.
     pub fn is_taken_for_standard(&self) -> bool {
         self.listener.websocket.is_some() && !self.shared.dials_websockets
+    }
+
+    /// Whether another process may go on with this client before it is in. Who connects as a leafnode is in so soon, or
+    /// refused, that it stays here.
+    pub fn may_be_given(&self, stream: &Stream) -> bool {
+        matches!(stream, Stream::Plain(_)) && !self.listener.is_for_leafnodes
     }
 
     /// The PROXY header that tells a server where this client comes from; empty where servers are not told.

@@ -93,9 +93,9 @@ pub(super) async fn may_dial(cx: &Context, kind: Kind, left: impl Future<Output 
         BeforeConnect::Free => Ok(true),
         BeforeConnect::Damped => Ok(false),
         BeforeConnect::Paced => {
-            let until = shared.admission.deadline_policy().before_info(cx.accepted.into_std(), cx.heard().into_std());
+            let until = cx.wait_before_info_until();
             tokio::select! {
-                may = shared.damped_dials.turn(cx.source().into(), kind, Instant::from_std(until)) => Ok(may),
+                may = shared.damped_dials.turn(cx.source().into(), kind, until) => Ok(may),
                 () = left => Err(End::Probe),
             }
         }

@@ -28,6 +28,7 @@ use crate::{
         damped_dials::{self, Kind},
         downstream::{self, Downstream, Unfinished},
         failover::{DialPort, UntilInfo, open_any},
+        leafnode,
         shared::Shared,
         takeover::{Stage, give, unless_asked},
         unanswered,
@@ -80,7 +81,7 @@ impl DialFirst {
         proxy_header: &[u8],
         refused: Option<Refusal>,
     ) -> Result<Self, End> {
-        match cx.shared.advertised_info.shape() {
+        match shape(cx) {
             PrefaceShape::ConnectFirst => Ok(Self::NotNeeded),
             PrefaceShape::Unknown => Ok(Self::NoServer(Refusal::NoServer)),
             PrefaceShape::DialFirst => {
@@ -88,7 +89,7 @@ impl DialFirst {
                 if refused.is_some() && operator.is_none() {
                     return Ok(Self::NoServer(Refusal::ServerCapacity));
                 }
-                let (may_go, mut operator) = (operator.is_none(), operator);
+                let (may_go, mut operator) = (operator.is_none() && cx.may_be_given(stream), operator);
                 loop {
                     match Self::dial(cx, stream, proxy_header, operator.take()).await {
                         // It is there no more, or is to go.
@@ -107,7 +108,7 @@ impl DialFirst {
 
     /// For a client that has seen INFO without a server of its own.
     pub fn without(cx: &Context) -> Self {
-        match cx.shared.advertised_info.shape() {
+        match shape(cx) {
             PrefaceShape::ConnectFirst => Self::NotNeeded,
             PrefaceShape::Unknown | PrefaceShape::DialFirst => Self::NoServer(Refusal::NoServer),
         }
@@ -119,8 +120,8 @@ impl DialFirst {
         proxy_header: &[u8],
         operator: Option<OperatorPermit>,
     ) -> Result<Self, End> {
-        let (shared, is_plain) = (Arc::clone(&cx.shared), matches!(stream, Stream::Plain(_)));
-        let may_go = is_plain && operator.is_none();
+        let shared = Arc::clone(&cx.shared);
+        let may_go = cx.may_be_given(stream) && operator.is_none();
         let left = || left(&shared, stream, may_go);
         if !damped_dials::may_dial(cx, Kind::Read, left()).await? {
             return Ok(Self::NoServer(Refusal::SourceRate));
@@ -144,6 +145,13 @@ impl DialFirst {
         let slot = match turn_by_source(cx, operator.is_some(), left()).await? {
             Ok(pass) => pass.server,
             Err(reason) => return Ok(Self::NoServer(reason)),
+        };
+        let slot = match cx.listener.is_for_leafnodes {
+            true => tokio::select! {
+                slot = leafnode::even(&shared, slot, cx.wait_before_info_until()) => slot,
+                () = left() => return Err(End::Probe),
+            },
+            false => slot,
         };
         let mut opening = pin!(open(cx, slot, proxy_header, operator));
         let dialled = |opened| Self::Dialled(Box::new(DialledServer { unanswered, ..opened }));
@@ -186,9 +194,10 @@ impl DialFirst {
                 ServerChecks::of(server.dialled.info().nonce().is_some(), trusts_operator(server.slot.server()))
             }
             Self::NoServer(_) => {
-                let info = &cx.shared.advertised_info;
-                let checks =
-                    |server: &Arc<Server>| ServerChecks::of(info.may_send_nonce(server), trusts_operator(server));
+                let (info, always) = (&cx.shared.advertised_info, cx.listener.is_for_leafnodes);
+                let checks = |server: &Arc<Server>| {
+                    ServerChecks::of(always || info.may_send_nonce(server), trusts_operator(server))
+                };
                 cx.shared.servers.list().iter().map(checks).fold(ServerChecks::default(), ServerChecks::or)
             }
         }
@@ -236,7 +245,7 @@ impl DialFirst {
         let Self::Dialled(server) = self else { return };
         // A server that was told whose connection it is would take the next client for that one.
         let admission = &cx.shared.admission;
-        let is_told = cx.shared.sends_proxy_headers || matches!(DialPort::of(cx), DialPort::WebSocket(_));
+        let is_told = cx.shared.sends_proxy_headers || !matches!(DialPort::of(cx), DialPort::Client);
         let is_free = !is_told && !server.slot.is_from_reserve() && admission.queued() == 0 && !admission.is_draining();
         if let Some(server) = if is_free { upstream_pool::put(server) } else { Some(server) } {
             server.close().await;
@@ -304,6 +313,11 @@ impl DialFirst {
     }
 }
 
+/// The order of dial and CONNECT for a client of this listener. At its leafnode port each server sends a nonce.
+fn shape(cx: &Context) -> PrefaceShape {
+    if cx.listener.is_for_leafnodes { PrefaceShape::DialFirst } else { cx.shared.advertised_info.shape() }
+}
+
 /// Returns when a client leaves that has not seen INFO yet, or when one that `may_go` is to go to another process.
 async fn left(shared: &Shared, stream: &Stream, may_go: bool) {
     let left = pin!(downstream::left_before_info(stream));
@@ -318,7 +332,7 @@ pub(super) async fn turn_by_source(
     left: impl Future<Output = ()>,
 ) -> Result<Result<Pass, Refusal>, End> {
     let shared = &cx.shared;
-    let hold_until = shared.admission.deadline_policy().before_info(cx.accepted.into_std(), cx.heard().into_std());
+    let hold_until = cx.wait_before_info_until().into_std();
     let key = shared.keys.client(cx.source(), shared.keys.credential(Credential::Nothing), None);
     let client = SilentClient { source: cx.source(), key, hold_until, may_use_reserve };
     let (turn, turn_comes) = oneshot::channel();

@@ -89,12 +89,14 @@ pub(super) enum DialPort {
     Client,
     /// For the client with this address, which the server is told.
     WebSocket(IpAddr),
+    Leafnode,
 }
 
 impl DialPort {
     /// For the client of a listener: where the servers' WebSocket ports are known, clients over WebSocket use those.
     pub fn of(cx: &Context) -> Self {
         match cx.listener.websocket.is_some() && cx.shared.dials_websockets {
+            _ if cx.listener.is_for_leafnodes => Self::Leafnode,
             true => Self::WebSocket(cx.source()),
             false => Self::Client,
         }
@@ -104,6 +106,7 @@ impl DialPort {
         match self {
             Self::Client => Port::Client,
             Self::WebSocket(_) => Port::WebSocket,
+            Self::Leafnode => Port::Leafnode,
         }
     }
 }
@@ -129,6 +132,10 @@ impl Open for UntilInfo<'_> {
         match self.port {
             DialPort::Client => dial::dial(server, self.shared.servers_tls.as_deref().into(), self.words, by).await,
             // Boxed, so that the future of a plain dial stays small.
+            DialPort::Leafnode => {
+                let tls = self.shared.servers_tls.as_deref().into();
+                Box::pin(dial::dial_leafnode(server, tls, self.words, by)).await
+            }
             DialPort::WebSocket(client) => {
                 let tls = self.shared.websocket_tls.as_deref();
                 Box::pin(dial::dial_websocket(server, tls, Some(client), by)).await
@@ -163,6 +170,9 @@ async fn open_as<O: Open>(slot: &mut Slot, deadline: Instant, far: &O) -> Result
         return Err(DialError::TimedOut);
     }
     let port = far.port();
+    if port == Port::Leafnode {
+        slot.for_leafnode();
+    }
     if !server.may_dial(port, now()) {
         return Err(DialError::LeftAlone);
     }
@@ -180,6 +190,9 @@ async fn open_as<O: Open>(slot: &mut Slot, deadline: Instant, far: &O) -> Result
                 (Some(pause), Port::Client) => warn!(server = server.name(), %err, ?pause, "server ejected"),
                 (Some(pause), Port::WebSocket) => {
                     warn!(server = server.name(), %err, ?pause, "WebSocket port of server ejected");
+                }
+                (Some(pause), Port::Leafnode) => {
+                    warn!(server = server.name(), %err, ?pause, "leafnode port of server ejected");
                 }
             }
             Err(err)

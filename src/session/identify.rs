@@ -48,7 +48,13 @@ impl Greeted {
         }
         let connect = &downstream.connect;
         let (accepted, came) = (cx.accepted.into_std(), connected.into_std());
-        let deadlines = cx.shared.admission.deadline_policy().deadlines(connect.lang(), accepted, came);
+        let deadlines = {
+            let policy = cx.shared.admission.deadline_policy();
+            match cx.listener.is_for_leafnodes {
+                true => policy.of_leafnode(came),
+                false => policy.deadlines(connect.lang(), accepted, came),
+            }
+        };
         let credential = Credential::of(connect, claims.as_ref(), dial_first.checks(cx));
         let user_key = cx.shared.keys.credential(credential);
         let credential_key = match credential {
@@ -58,6 +64,7 @@ impl Greeted {
         let credential_key = match DialPort::of(cx).port() {
             Port::Client => credential_key,
             Port::WebSocket => cx.shared.keys.over_websocket(credential_key),
+            Port::Leafnode => cx.shared.keys.of_leafnode(credential_key),
         };
         let claim = Claim { source: cx.source().into(), credential: cx.shared.keys.login(credential_key, connect) };
         let account = cx.shared.directory.account(credential, credential_key);

@@ -42,6 +42,8 @@ pub struct Listener {
     pub websocket: Option<WebSocketListener>,
     /// Where TLS ends at the servers.
     pub passthrough: Option<PassthroughListener>,
+    /// Where clients are nats-servers that connect as leafnodes.
+    pub is_for_leafnodes: bool,
 }
 
 impl Listener {

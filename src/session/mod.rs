@@ -26,6 +26,7 @@ mod failover;
 mod finish;
 pub mod ghosts;
 mod identify;
+mod leafnode;
 mod listener;
 mod log_in;
 mod login_evidence;
@@ -56,6 +57,7 @@ use crate::session::{
     arrive::arrive,
     context::{Context, End},
     established::Established,
+    leafnode::LeafnodeSession,
     preface::Greeted,
     rehome::Rehomable,
     takeover::{ClientState, TakenClient},
@@ -118,6 +120,8 @@ fn relay(establishing: Pin<Box<impl Future<Output = Option<Session>> + Send>>) -
         match establishing.await {
             Some(Session::Plain(session)) => session.relay(Instant::now()).await,
             Some(Session::Rehomable(session)) => session.relay(Instant::now()).await,
+            // There are few: their state is not in the session of every client.
+            Some(Session::Leafnode(session)) => Box::pin(session.relay(Instant::now())).await,
             None => {}
         }
     }
@@ -128,6 +132,7 @@ enum Session {
     Plain(Box<Established>),
     /// It goes on with another server when its own is lost.
     Rehomable(Box<Rehomable>),
+    Leafnode(Box<LeafnodeSession>),
 }
 
 /// Everything up to the relay. The error is how the client's path ended before that.

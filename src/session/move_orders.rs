@@ -99,6 +99,7 @@ mod tests {
             name: Some(name.into()),
             address: format!("{name}:4222"),
             websocket: None,
+            leafnode: None,
             monitor: None,
             max_connections: Some(100),
         };

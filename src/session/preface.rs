@@ -87,7 +87,7 @@ impl TakenClient {
         let Self { accepted, said } = self;
         let Some((said, connected)) = said else { return accepted.exchange_preface(cx).await };
         let Accepted { mut stream, entry, proxy_header, .. } = accepted;
-        let mut preface = Preface::new(cx.shared.servers.max_control_line());
+        let mut preface = new_preface(cx);
         let read = match preface.advance(&said) {
             Ok(Some(connect)) => Ok((connect, preface)),
             Ok(None) => {
@@ -108,6 +108,12 @@ impl TakenClient {
     }
 }
 
+/// What a client of this listener has to say first.
+fn new_preface(cx: &Context) -> Preface {
+    let preface = Preface::new(cx.longest_connect());
+    if cx.listener.is_for_leafnodes { preface.of_leafnode() } else { preface }
+}
+
 /// Sends `info`, does TLS where that is still to come, and reads CONNECT.
 async fn exchange(
     cx: &Context,
@@ -119,7 +125,6 @@ async fn exchange(
         return Err(Lost::new(stream, unfinished));
     }
     let mut stream = client_tls::handshake(cx, stream, refused).await?;
-    let longest = cx.shared.servers.max_control_line();
     let now = Instant::now();
     // A client that is to be refused has the time to say what it must say before it can read why, and no more.
     let by = match refused {
@@ -127,7 +132,7 @@ async fn exchange(
         Some(reason) if cx.shared.must_hurry(reason) => cx.step_by(now).min(now + STEP_TIMEOUT),
         Some(_) => cx.step_by(now),
     };
-    match read_connect((cx, may_go), &mut stream, Preface::new(longest), by).await {
+    match read_connect((cx, may_go), &mut stream, new_preface(cx), by).await {
         Ok((connect, preface)) => Ok((stream, connect, preface)),
         Err(unfinished) => Err(Lost::new(stream, unfinished)),
     }
@@ -143,7 +148,7 @@ async fn read_connect(
     mut preface: Preface,
     deadline: Instant,
 ) -> Result<(Box<Connect>, Preface), Unfinished> {
-    let mut may_go = may_go && matches!(stream, Stream::Plain(_));
+    let mut may_go = may_go && cx.may_be_given(stream);
     loop {
         let advances = unless_asked((&cx.shared.takeover, may_go), advance(stream, &mut preface));
         let Some(advanced) = timeout_at(deadline, advances).await.transpose() else {

@@ -25,8 +25,7 @@ const FEW: u32 = 4;
 /// error is the end of a client that `left` meanwhile.
 pub(super) async fn begin(cx: &Context, left: impl Future<Output = ()>) -> Result<Option<SourcePermit>, End> {
     let shared = &cx.shared;
-    let (accepted, heard) = (cx.accepted.into_std(), cx.heard().into_std());
-    let until = Instant::from_std(shared.admission.deadline_policy().before_info(accepted, heard));
+    let until = cx.wait_before_info_until();
     let mut left = pin!(left);
     // A source that has few need not be compared with what is free, which takes a look at every server.
     let is_observing = shared.admission.is_observing();

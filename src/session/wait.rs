@@ -9,10 +9,7 @@ use crate::{
     dial::ServerConnection,
     dispatch::TurnSender,
     identity::CredentialKey,
-    net::{
-        stream::Stream,
-        timer::{TICK, now, sleep_until},
-    },
+    net::timer::{TICK, now, sleep_until},
     outcome::{Phase, Refusal},
     session::{
         await_turn::{Waited, await_turn},
@@ -131,7 +128,7 @@ impl Identified {
                 let shared = Arc::clone(&cx.shared);
                 let waited = {
                     let Downstream { stream, preface, .. } = &mut downstream;
-                    let may_go = matches!(stream, Stream::Plain(_));
+                    let may_go = cx.may_be_given(stream);
                     let left = pin!(downstream::watch(&shared.read_ahead, stream, preface));
                     await_turn(cx, begun, turn_comes, unless_asked((&shared.takeover, may_go), left)).await
                 };

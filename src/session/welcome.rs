@@ -16,6 +16,7 @@ use crate::{
         context::{Context, End},
         downstream::Downstream,
         established::Established,
+        leafnode,
         refuse::refuse_now,
         rehome::{Rehomable, RehomeTerms},
     },
@@ -47,7 +48,10 @@ impl Connected {
         cx.log.account = Some(Arc::clone(pass.account.account().name()));
         cx.log.server_client_id = upstream.info.client_id().unwrap_or(0);
 
-        let welcome = Welcome::new(cx, &downstream.connect, &mut downstream.preface, &upstream, info_policy);
+        let welcome = match cx.listener.is_for_leafnodes {
+            true => Welcome::of_leafnode(cx, &upstream),
+            false => Welcome::new(cx, &downstream.connect, &mut downstream.preface, &upstream, info_policy),
+        };
         // A client that cannot be told any more may have sent something before it broke off: the relay delivers that.
         let _ = downstream.stream.send(&welcome.now).await;
         cx.count_admitted(&server);
@@ -57,6 +61,11 @@ impl Connected {
         let Downstream { mut stream, connect, sent, preface, entry, .. } = downstream;
         stream.let_in();
         let LoggedIn { stream: to_server, rest, info: last_info } = *upstream;
+        if cx.listener.is_for_leafnodes {
+            let (shared, Pass { server, account }) = (Arc::clone(&cx.shared), pass);
+            let account = |session: &_| AccountPlace::new(&shared, account, unknown, session);
+            return leafnode::begin(cx, (stream, preface), (to_server, rest), (server, account), entry).await;
+        }
         let known = RehomeTerms::of(cx, &connect, (credential, claim), (&pass, &last_info), proxy_header);
         let keys = Arc::clone(&cx.shared.keys);
         let from_client = ClientSide::new(keys, sent, connect.service_options(), server.max_control_line());
@@ -92,6 +101,13 @@ impl Connected {
 }
 
 impl Welcome {
+    /// The INFO with which the hub has answered CONNECT.
+    fn of_leafnode(cx: &Context, upstream: &LoggedIn) -> Self {
+        let mut now = Vec::with_capacity(1024);
+        cx.listener.info.write_server_info(&upstream.info, cx.source(), &mut now);
+        Self { now, behind_pong: None }
+    }
+
     fn new(
         cx: &Context,
         connect: &Connect,

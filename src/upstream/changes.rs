@@ -38,6 +38,7 @@ impl Servers {
             (Arc::clone(&self.listed), Arc::clone(&self.fleet)),
         );
         let server = Arc::new(server);
+        server.leafnode().count(self.counts_leafnodes.load(Relaxed));
         let mut list = (**self.list.load()).clone();
         list.push(Arc::clone(&server));
         self.swap(list);
@@ -55,8 +56,9 @@ impl Servers {
     }
 
     /// Takes over what can change of a server without another connection to it: name, monitoring URL, and cap. The
-    /// address and the WebSocket port stay: a server at another address is another one. Returns the server and whether
-    /// it is to be read elsewhere from now on, so that its watchers begin anew; `None` if it has gone.
+    /// address, the WebSocket port and the leafnode port stay: a server at another address is another one. Returns the
+    /// server and whether it is to be read elsewhere from now on, so that its watchers begin anew; `None` if it has
+    /// gone.
     pub fn update(&self, id: ServerId, params: &ServerParams) -> Option<(Arc<Server>, bool)> {
         let _changing = self.changing();
         let server = self.get(id)?;
@@ -119,6 +121,7 @@ mod tests {
             name: Some(name.into()),
             address: format!("{name}:4222"),
             websocket: None,
+            leafnode: None,
             monitor: None,
             max_connections: Some(100),
         }

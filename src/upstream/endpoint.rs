@@ -16,6 +16,11 @@ use arc_swap::ArcSwap;
 pub enum Port {
     Client,
     WebSocket,
+    Leafnode,
+}
+
+impl Port {
+    pub(super) const COUNT: usize = 3;
 }
 
 /// The address of one port of a server.

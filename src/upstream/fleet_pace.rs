@@ -257,6 +257,7 @@ mod tests {
                 name: None,
                 address: "n1:4222".into(),
                 websocket: None,
+                leafnode: None,
                 monitor: None,
                 max_connections: None,
             };

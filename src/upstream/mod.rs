@@ -17,6 +17,7 @@ mod endpoint;
 mod fleet_pace;
 mod health;
 mod id;
+pub mod leafnode_port;
 pub mod leaky_bucket;
 mod load;
 mod login_health;
@@ -42,7 +43,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
@@ -113,6 +114,8 @@ pub struct Servers {
     next_id: Mutex<ServerId>,
     /// The cluster as configured, without its servers.
     params: Params,
+    /// Whether leafnodes come through weir.
+    counts_leafnodes: AtomicBool,
     origin: TimeOrigin,
     staggered_close: Mutex<StaggeredClose>,
     unseen: Unseen,
@@ -133,6 +136,7 @@ impl Servers {
             staggered_close: Mutex::new(StaggeredClose::new(common.close_spread)),
             fleet: Arc::default(),
             params: common,
+            counts_leafnodes: AtomicBool::new(false),
             origin: TimeOrigin::default(),
             unseen: Unseen::default(),
         };
@@ -156,6 +160,12 @@ impl Servers {
     /// The server with this id, unless it has gone.
     pub fn get(&self, id: ServerId) -> Option<Arc<Server>> {
         self.list().iter().find(|server| server.id() == id).cloned()
+    }
+
+    /// Whether leafnodes come through weir: then those of each server count beside its connections.
+    pub fn count_leafnodes(&self, count: bool) {
+        self.counts_leafnodes.store(count, Relaxed);
+        self.list().iter().for_each(|server| server.leafnode().count(count));
     }
 
     /// How many servers there are.

@@ -43,6 +43,8 @@ pub struct ServerParams {
     /// The WebSocket port, to which the clients of WebSocket listeners are connected. Either all servers have one, or
     /// none.
     pub websocket: Option<WebSocketAddress>,
+    /// `host:port` of the leafnode port; `None` is the one that the server's readings name.
+    pub leafnode: Option<String>,
     /// `http://host:port` of the monitoring port. Without it, and without the system account, weir counts only what it
     /// opened itself.
     pub monitor: Option<String>,

@@ -10,6 +10,12 @@ pub struct Reading {
     pub version: String,
     /// Client connections that it counts now.
     pub connections: u32,
+    /// Leafnodes that it counts now, those that it has connected to others as included.
+    pub leafnodes: u32,
+    /// The port at which it takes leafnodes, if it does.
+    pub leafnode_port: Option<u16>,
+    /// How long it waits there for CONNECT, counted from its accept.
+    pub leafnode_auth_timeout: Option<Duration>,
     /// Its own `max_connections`; `None` is no limit.
     pub max_connections: Option<u32>,
     /// Its limit for the argument of one control line, CONNECT's included, in bytes.

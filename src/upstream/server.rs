@@ -34,6 +34,7 @@ use crate::{
         fleet_pace::FleetPace,
         health::{Health, HealthStatus},
         id::ServerId,
+        leafnode_port::LeafnodePort,
         load::Load,
         login_health::LoginHealth,
         names::Names,
@@ -90,10 +91,12 @@ pub enum InfoWhen {
 }
 
 impl InfoKind {
-    const COUNT: usize = 6;
+    /// How many there are of one port.
+    const OF_PORT: usize = 3;
+    const COUNT: usize = Self::OF_PORT * Port::COUNT;
 
     fn index(self) -> usize {
-        self.when as usize + if self.port == Port::WebSocket { 3 } else { 0 }
+        self.when as usize + Self::OF_PORT * self.port as usize
     }
 }
 
@@ -111,6 +114,8 @@ struct State {
     login_health: LoginHealth,
     /// Of the WebSocket port, where other clients use the client port.
     websocket_health: Health,
+    /// Of the leafnode port.
+    leafnode_health: Health,
     read_at: Option<Instant>,
     last_reading: Option<Reading>,
     full_until: Option<Instant>,
@@ -137,6 +142,8 @@ pub struct Server {
     id: ServerId,
     endpoint: Endpoint,
     websocket: Option<WebSocketPort>,
+    /// The leafnode port, once it is known.
+    leafnode: LeafnodePort,
     only_websocket: bool,
     monitor: ArcSwapOption<Monitor>,
     /// The configured cap; [`NO_CAP`] is none.
@@ -160,14 +167,16 @@ pub struct Server {
     auth_timeout_ms: AtomicU64,
     /// The same at the WebSocket port; 0 while unknown, and where it is the same.
     websocket_auth_timeout_ms: AtomicU64,
+    /// The same at the leafnode port; 0 while unknown.
+    leafnode_auth_timeout_ms: AtomicU64,
     /// What its ports say of it to those who are about to dial, by [`Port`].
-    port_infos: [ArcSwapOption<Info>; 2],
+    port_infos: [ArcSwapOption<Info>; Port::COUNT],
     /// The last INFO of each kind.
     infos: [ArcSwapOption<Info>; InfoKind::COUNT],
     /// INFO lines that were not understood in full.
     info_errors: AtomicU64,
     /// By [`Port`].
-    dial_times: [DialTime; 2],
+    dial_times: [DialTime; Port::COUNT],
     /// Dials of the port that most clients use have failed since the last answer.
     dials_have_failed: AtomicBool,
     origin: TimeOrigin,
@@ -209,6 +218,7 @@ impl Server {
                 endpoint: Endpoint::new(port.address, cluster.source_addresses.clone()),
                 secure: port.secure,
             }),
+            leafnode: LeafnodePort::new(params.leafnode, cluster),
             only_websocket: cluster.only_websocket,
             monitor: ArcSwapOption::new(params.monitor.map(|url| Arc::new(Monitor::new(url)))),
             max_connections: AtomicU32::new(params.max_connections.unwrap_or(NO_CAP)),
@@ -227,6 +237,7 @@ impl Server {
             max_control_line: AtomicUsize::new(usize::MAX),
             auth_timeout_ms: AtomicU64::new(0),
             websocket_auth_timeout_ms: AtomicU64::new(0),
+            leafnode_auth_timeout_ms: AtomicU64::new(0),
             port_infos: Default::default(),
             infos: Default::default(),
             info_errors: AtomicU64::new(0),
@@ -328,6 +339,11 @@ impl Server {
         self.websocket.as_ref()
     }
 
+    /// The leafnode port.
+    pub fn leafnode(&self) -> &LeafnodePort {
+        &self.leafnode
+    }
+
     /// The monitoring URL, and where it leads, if there is one.
     pub fn monitor(&self) -> Option<Arc<Monitor>> {
         self.monitor.load_full()
@@ -390,30 +406,42 @@ impl Server {
     }
 
     /// Whether the health of this port is a thing of its own. That of the WebSocket port is where other clients use the
-    /// client port: a WebSocket port that is closed takes no server from those.
+    /// client port: a WebSocket port that is closed takes no server from those. Nor does a leafnode port.
     fn has_own_health(&self, port: Port) -> bool {
-        port == Port::WebSocket && !self.only_websocket
+        match port {
+            Port::Client => false,
+            Port::WebSocket => !self.only_websocket,
+            Port::Leafnode => true,
+        }
     }
 
     /// The health that dials of this port tell of.
     fn health_of<'a>(&self, state: &'a mut State, port: Port) -> &'a mut Health {
-        if self.has_own_health(port) { &mut state.websocket_health } else { &mut state.health }
+        match port {
+            Port::WebSocket if self.has_own_health(port) => &mut state.websocket_health,
+            Port::Leafnode => &mut state.leafnode_health,
+            Port::Client | Port::WebSocket => &mut state.health,
+        }
     }
 
-    /// Whether a client that has a slot here may dial this port. A WebSocket port that does not answer is left alone,
-    /// except by one client at a time that tries it.
+    /// Whether a client that has a slot here may dial this port. A WebSocket or leafnode port that does not answer is
+    /// left alone, except by one client at a time that tries it. An unknown leafnode port is not dialled.
     pub fn may_dial(&self, port: Port, now: Instant) -> bool {
         if !self.has_own_health(port) {
             // The slot was reserved by that port's health.
             return true;
         }
+        if port == Port::Leafnode && self.leafnode.endpoint().is_none() {
+            return false;
+        }
         self.change(|state| {
             // The slot may be the one for a trial of the client port, of which this client will learn nothing.
             state.health.trial_says_nothing(now);
-            match state.websocket_health.status(now) {
+            let health = self.health_of(state, port);
+            match health.status(now) {
                 HealthStatus::Up => true,
                 HealthStatus::TrialDue => {
-                    state.websocket_health.trial_began(now);
+                    health.trial_began(now);
                     true
                 }
                 HealthStatus::Ejected => false,

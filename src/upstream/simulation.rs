@@ -75,6 +75,7 @@ impl World {
             name: Some(format!("n{n}")),
             address: format!("n{n}:4222"),
             websocket: None,
+            leafnode: None,
             monitor: Some("http://n:8222".into()),
             max_connections: None,
         };
@@ -124,6 +125,9 @@ impl World {
             max_control_line: None,
             auth_timeout: None,
             websocket_auth_timeout: None,
+            leafnodes: 0,
+            leafnode_port: None,
+            leafnode_auth_timeout: None,
             server_id: real.start.to_string(),
             uptime: self.now.saturating_duration_since(real.started),
             system_account: None,

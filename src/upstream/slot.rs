@@ -36,6 +36,8 @@ pub struct Slot {
     from_reserve: bool,
     /// It counts among those of the reserve whose client has not logged in yet.
     counts_for_reserve: bool,
+    /// It is for a leafnode.
+    is_leafnode: bool,
     /// The logins under way on the server when it was taken, this one included.
     under_way: u32,
     /// What it has of this weir's lease, where weir is in a fleet. It goes after the slot has been given back.
@@ -51,6 +53,7 @@ impl Slot {
             state: State::Dialling,
             from_reserve: false,
             counts_for_reserve: false,
+            is_leafnode: false,
             under_way: server.load().under_way(),
             place,
         };
@@ -69,6 +72,7 @@ impl Slot {
             state: State::Promised,
             from_reserve: false,
             counts_for_reserve: false,
+            is_leafnode: false,
             under_way: 0,
             place,
         })
@@ -96,6 +100,7 @@ impl Slot {
             state: State::Dialling,
             from_reserve: false,
             counts_for_reserve: false,
+            is_leafnode: false,
             under_way,
             place,
         };
@@ -111,7 +116,7 @@ impl Slot {
             place
         });
         let (server, state) = (Arc::clone(server), State::Session);
-        Self { server, state, from_reserve: false, counts_for_reserve: false, under_way: 0, place }
+        Self { server, state, from_reserve: false, counts_for_reserve: false, is_leafnode: false, under_way: 0, place }
     }
 
     /// Takes a slot of the reserve, for a client of the system account.
@@ -122,6 +127,7 @@ impl Slot {
             state: State::Dialling,
             from_reserve: true,
             counts_for_reserve: true,
+            is_leafnode: false,
             under_way: server.load().under_way(),
             place,
         };
@@ -162,9 +168,32 @@ impl Slot {
             State::Dialling => State::Opened,
             _ => return,
         };
+        // A leafnode counts once the server has let it in.
+        if !self.is_leafnode {
+            self.count();
+        }
+    }
+
+    /// It is for a leafnode. To be called before the dial.
+    pub fn for_leafnode(&mut self) {
+        if self.state == State::Dialling && !std::mem::replace(&mut self.is_leafnode, true) {
+            self.server.leafnode().begun();
+        }
+    }
+
+    fn count(&mut self) {
         self.server.load().opened();
         if let Some(place) = &mut self.place {
             place.opened();
+        }
+    }
+
+    /// Whether the server counts the connection for certain.
+    fn is_counted(&self) -> bool {
+        match self.state {
+            State::Promised | State::Dialling => false,
+            State::Opened | State::AwaitingConnect | State::Overdue => !self.is_leafnode,
+            State::Session => true,
         }
     }
 
@@ -222,14 +251,16 @@ impl Slot {
     pub fn session_began(&mut self) {
         self.leave_reserve();
         self.opened();
-        let load = self.server.load();
         match self.state {
-            State::Opened => load.handshake_over(),
-            State::Overdue => load.overdue_ended(),
+            State::Opened => self.server.load().handshake_over(),
+            State::Overdue => self.server.load().overdue_ended(),
             State::Promised | State::Dialling | State::AwaitingConnect | State::Session => return,
         }
+        if self.is_leafnode {
+            self.count();
+        }
         self.state = State::Session;
-        load.session_began();
+        self.server.load().session_began();
     }
 }
 
@@ -242,6 +273,45 @@ impl Drop for Slot {
             State::Overdue => self.server.load().overdue_ended(),
             State::Dialling | State::Opened => self.server.load().handshake_over(),
         }
-        self.server.load().release(!matches!(self.state, State::Promised | State::Dialling));
+        if self.is_leafnode {
+            self.server.leafnode().ended();
+        }
+        self.server.load().release(self.is_counted());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::upstream::{Params, ServerParams, Servers};
+
+    #[test]
+    fn a_leafnode_counts_once_its_server_has_let_it_in() {
+        let params = ServerParams {
+            name: None,
+            address: "n1:4222".into(),
+            websocket: None,
+            leafnode: Some("n1:7422".into()),
+            monitor: None,
+            max_connections: Some(10),
+        };
+        let servers = Servers::new(&Params::bare(vec![params]));
+        let (server, now) = (servers.iter().next().expect("one"), Instant::now());
+        let reading = |counted| {
+            let epoch = server.load().begin_reading(now);
+            server.load().reconcile(epoch, now, counted);
+            (server.load().projected(), server.leafnode().leafnodes())
+        };
+        assert_eq!(reading(4), (4, 0));
+        let mut slot = Slot::reserve(&server, now).expect("a slot");
+        slot.for_leafnode();
+        slot.for_leafnode();
+        slot.opened();
+        // The server has sent INFO, and does not count it yet: the four are those of before.
+        assert_eq!(reading(4), (5, 1));
+        slot.session_began();
+        assert_eq!(reading(5), (5, 1));
+        drop(slot);
+        assert_eq!((reading(4), server.load().held(), server.load().handshakes()), ((4, 0), 0, 0));
     }
 }

@@ -218,7 +218,7 @@ const WRONG: &[(&str, &str)] = &[
     ),
     (
         "[[listeners]]\nlisten = \"0.0.0.0:1\"\nkind = \"mqtt\"",
-        "3: listeners[0].kind: \"mqtt\" is not one of the choices; write \"client\" or \"websocket\" or \"passthrough\"",
+        "3: listeners[0].kind: \"mqtt\" is not one of the choices; write \"client\" or \"websocket\" or \"passthrough\" or \"leafnode\"",
     ),
     (
         "[[listeners]]\nlisten = \"0.0.0.0:1\"\n[listeners.websocket]\ncompression = true",
@@ -501,7 +501,7 @@ fn servers_as_arguments_are_a_cluster() {
     assert_eq!(
         found,
         [
-            "--server: cluster.servers[2]: \"weight=2\" is not understood; write HOST:PORT, then any of ,websocket=URL ,monitor=URL ,name=NAME ,max_connections=NUMBER",
+            "--server: cluster.servers[2]: \"weight=2\" is not understood; write HOST:PORT, then any of ,websocket=URL ,leafnode=HOST:PORT ,monitor=URL ,name=NAME ,max_connections=NUMBER",
             "--server: cluster.servers[2]: name is given twice; write it once",
             "--server: cluster.servers[0].address: \"n1\" has no port; write \"n1:4222\"",
             "--server: cluster.servers[1].max_connections: \"many\" is a string; write a whole number without quotes, 1 to 10000000",

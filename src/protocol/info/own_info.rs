@@ -2,7 +2,10 @@
 
 use std::net::IpAddr;
 
-use crate::protocol::info::{Info, NAMES_OF_ALL, rewrite::ObjectWriter};
+use crate::protocol::info::{
+    Info, NAMES_OF_ALL,
+    rewrite::{ObjectWriter, Urls},
+};
 
 /// The version while no server is known. Every current client accepts it, and it supports headers.
 const DEFAULT_VERSION: &str = "2.10.0";
@@ -39,7 +42,7 @@ impl OwnInfo {
         infos: &[&Info],
         host: &str,
         port: u16,
-        advertise: &[String],
+        (urls, advertise): (Urls, &[String]),
     ) -> Self {
         let versions = infos.iter().filter_map(|info| Some((info.semver()?, info.version())));
         let version = versions.min().map_or(DEFAULT_VERSION, |(_, text)| text);
@@ -52,7 +55,12 @@ impl OwnInfo {
         object.string("server_name", server_name);
         object.string("version", version);
         object.number("proto", 1);
-        object.place(host, port, advertise);
+        object.place(host, port, (urls, advertise));
+        if urls == Urls::Leafnodes {
+            // A leafnode takes the port for another one without these. The number is none of the server's.
+            object.number("client_id", 1);
+            object.flag("info_on_connect", true);
+        }
         object.raw("headers", if infos.iter().all(|info| info.headers()) { b"true" } else { b"false" });
         let auth_required = infos.is_empty() || any(Info::auth_required);
         object.flag("auth_required", auth_required);

@@ -7,9 +7,9 @@ use crate::protocol::{
     json,
 };
 
-/// Keys that tell clients how to reach the server. weir replaces them with its own (docs/contract.md, towards clients
-/// 10).
-const OVERRIDDEN: [&str; 9] = [
+/// Keys that tell clients, and leafnodes, how to reach the server. weir replaces them with its own (docs/contract.md,
+/// towards clients 10). Without `compression` a leafnode speaks plainly.
+const OVERRIDDEN: [&str; 12] = [
     "host",
     "port",
     "version",
@@ -19,13 +19,36 @@ const OVERRIDDEN: [&str; 9] = [
     "tls_verify",
     "connect_urls",
     "ws_connect_urls",
+    "leafnode_urls",
+    "ip",
+    "compression",
 ];
+
+/// The key of the addresses at which a client finds a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Urls {
+    /// `connect_urls`.
+    Clients,
+    /// `leafnode_urls`.
+    Leafnodes,
+}
+
+impl Urls {
+    const fn key(self) -> &'static str {
+        match self {
+            Self::Clients => "connect_urls",
+            Self::Leafnodes => "leafnode_urls",
+        }
+    }
+}
 
 /// The values with which weir replaces those of a server's INFO.
 #[derive(Debug, Clone, Copy)]
 pub struct Rewrite<'a> {
-    /// `connect_urls`, each `host:port`; if there are none, the field is left out.
+    /// The addresses of the listener, each `host:port`; if there are none, `connect_urls` are left out.
     pub advertise: &'a [String],
+    /// The field in which these stand.
+    pub urls: Urls,
     /// The listener's address.
     pub host: &'a str,
     /// The listener's port.
@@ -71,7 +94,7 @@ impl Info {
             object.text_unless_empty("nonce", self.value_of(PerConnection::Nonce));
         }
         object.string("version", r.version);
-        object.place(r.host, r.port, r.advertise);
+        object.place(r.host, r.port, (r.urls, r.advertise));
         object.flag("tls_required", r.tls_required);
         object.flag("tls_available", r.tls_available);
         object.flag("tls_verify", r.tls_verify);
@@ -166,11 +189,12 @@ impl<'a> ObjectWriter<'a> {
     }
 
     #[inline]
-    pub(super) fn place(&mut self, host: &str, port: u16, advertise: &[String]) {
+    pub(super) fn place(&mut self, host: &str, port: u16, (urls, advertise): (Urls, &[String])) {
         self.text_unless_empty("host", host);
         self.number("port", port.into());
-        if !advertise.is_empty() {
-            let _ = serde_json::to_writer(self.key("connect_urls"), advertise);
+        // Without the field a leafnode before 2.10 takes the port for another one.
+        if !advertise.is_empty() || urls == Urls::Leafnodes {
+            let _ = serde_json::to_writer(self.key(urls.key()), advertise);
         }
     }
 }

@@ -16,6 +16,7 @@ fn rewritten(info: &Info, rewrite: &Rewrite<'_>) -> String {
 
 const PLAIN: Rewrite<'static> = Rewrite {
     advertise: &[],
+    urls: Urls::Clients,
     host: "weir",
     port: 4222,
     version: "2.9.10",
@@ -57,6 +58,7 @@ fn rewriting_puts_weir_in_the_servers_place() {
     let advertise = ["nats.example.com:4222".to_owned(), "b:1".to_owned()];
     let full = Rewrite {
         advertise: &advertise,
+        urls: Urls::Clients,
         tls_required: true,
         tls_available: true,
         tls_verify: false,
@@ -139,7 +141,7 @@ fn written(own_info: &OwnInfo) -> Info {
 fn own_info_names_the_cluster_where_all_servers_agree() {
     let named = |names: &[&str]| {
         let infos: Vec<Info> = names.iter().map(|names| parse(&format!("{{\"version\":\"2.15.1\"{names}}}"))).collect();
-        let own_info = OwnInfo::new("W", "w", &infos.iter().collect::<Vec<_>>(), "h", 1, &[]);
+        let own_info = OwnInfo::new("W", "w", &infos.iter().collect::<Vec<_>>(), "h", 1, (Urls::Clients, &[]));
         written(&own_info).cluster_and_domain().map(|name| name.map(str::to_owned))
     };
     let (one, other) = (r#","cluster":"c","domain":"d""#, r#","cluster":"c","domain":"e""#);
@@ -155,7 +157,7 @@ fn own_info_promises_what_all_servers_can_keep() {
         r#"{"version":"2.9.10","max_payload":65536,"headers":true,"auth_required":true,"nonce":"x","ldm":true,"connect_urls":["b"]}"#,
     );
     let c = parse(r#"{"version":"2.10.0-RC.1","max_payload":-1,"headers":true,"api_lvl":1,"cluster":"c"}"#);
-    let own_info = OwnInfo::new("W", "weir", &[&a, &b, &c], "h", 1, &["x:1".to_owned()]);
+    let own_info = OwnInfo::new("W", "weir", &[&a, &b, &c], "h", 1, (Urls::Clients, &["x:1".to_owned()]));
     assert_eq!(own_info.version(), "2.9.10");
     let info = written(&own_info);
     assert_eq!((info.server_id(), info.server_name(), info.version()), ("W", "weir", "2.9.10"));
@@ -169,18 +171,18 @@ fn own_info_promises_what_all_servers_can_keep() {
     );
     assert_eq!(info.template.raw("connect_urls").unwrap(), "[\"x:1\"]");
 
-    let info = written(&OwnInfo::new("W", "weir", &[&a, &c], "h", 1, &[]));
+    let info = written(&OwnInfo::new("W", "weir", &[&a, &c], "h", 1, (Urls::Clients, &[])));
     assert_eq!((info.version(), info.api_lvl()), ("2.10.0-RC.1", Some(1)));
     assert!(!info.auth_required() && info.template.raw("connect_urls").is_none() && !info.tls_required());
 
     let old = parse(r#"{"version":"dev","max_payload":0}"#);
-    let info = written(&OwnInfo::new("W", "weir", &[&a, &old], "h", 1, &[]));
+    let info = written(&OwnInfo::new("W", "weir", &[&a, &old], "h", 1, (Urls::Clients, &[])));
     assert_eq!((info.version(), info.max_payload(), info.headers()), ("2.15.1", Some(1_048_576), false));
 }
 
 #[test]
 fn own_info_without_servers_suits_every_client() {
-    let info = written(&OwnInfo::new("W", "a\"b", &[], "h", 1, &[]).with_tls(true, true, false));
+    let info = written(&OwnInfo::new("W", "a\"b", &[], "h", 1, (Urls::Clients, &[])).with_tls(true, true, false));
     assert_eq!((info.version(), info.max_payload(), info.server_name()), ("2.10.0", Some(1 << 20), "a\"b"));
     assert!(info.headers() && info.auth_required() && info.tls_required() && info.tls_available() && !info.jetstream());
 }
@@ -188,7 +190,11 @@ fn own_info_without_servers_suits_every_client() {
 #[test]
 fn own_info_with_a_nonce() {
     let mut out = Vec::new();
-    OwnInfo::new("W", "w", &[], "h", 1, &[]).write_with_nonce("192.0.2.1".parse().unwrap(), "abc", &mut out);
+    OwnInfo::new("W", "w", &[], "h", 1, (Urls::Clients, &[])).write_with_nonce(
+        "192.0.2.1".parse().unwrap(),
+        "abc",
+        &mut out,
+    );
     let info = Info::parse(out.strip_prefix(b"INFO ").unwrap()).unwrap();
     assert_eq!(info.nonce(), Some("abc"));
 }

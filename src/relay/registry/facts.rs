@@ -24,6 +24,7 @@ pub enum ListenerKind {
     #[strum(serialize = "websocket")]
     WebSocket,
     Passthrough,
+    Leafnode,
 }
 
 /// A listener, as those name it who look at its sessions.
@@ -105,7 +106,7 @@ mod tests {
 
     #[test]
     fn kinds_are_those_of_the_configuration() {
-        let kinds = [ListenerKind::Client, ListenerKind::WebSocket, ListenerKind::Passthrough];
-        assert_eq!(kinds.map(<&str>::from), ["client", "websocket", "passthrough"]);
+        let kinds = [ListenerKind::Client, ListenerKind::WebSocket, ListenerKind::Passthrough, ListenerKind::Leafnode];
+        assert_eq!(kinds.map(<&str>::from), ["client", "websocket", "passthrough", "leafnode"]);
     }
 }

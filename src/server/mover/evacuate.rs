@@ -174,6 +174,7 @@ mod tests {
             name: Some("n1".into()),
             address: "n1:4222".to_owned(),
             websocket: None,
+            leafnode: None,
             monitor: None,
             max_connections: None,
         };

@@ -5,7 +5,10 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
-    relay::{ClientSide, Immovable, Passthrough, Relay, RelayState, ServerSide, Side, TrackedClient, TrackedServer},
+    relay::{
+        ClientSide, Immovable, LeafnodeSide, Passthrough, Relay, RelayState, ServerSide, Side, TrackedClient,
+        TrackedServer,
+    },
     session::{
         established::Established,
         rehome::RehomeTerms,
@@ -40,6 +43,8 @@ macro_rules! movable {
 movable!(ClientSide, ServerSide, Kind::Plain);
 movable!(TrackedClient, TrackedServer, Kind::Rehomable);
 movable!(Passthrough, Passthrough, Kind::Passthrough);
+// Its relay cannot be moved, whatever the kind is.
+movable!(LeafnodeSide, LeafnodeSide, Kind::Plain);
 
 impl From<Immovable> for Stays {
     fn from(why: Immovable) -> Self {

@@ -157,6 +157,7 @@ fn listener(shared: &Shared) -> Arc<Listener> {
         tls: None,
         websocket: None,
         passthrough: None,
+        is_for_leafnodes: false,
     })
 }
 

@@ -124,6 +124,9 @@ pub(crate) fn reading(connections: u32, max_connections: u32) -> Reading {
         max_control_line: None,
         auth_timeout: None,
         websocket_auth_timeout: None,
+        leafnodes: 0,
+        leafnode_port: None,
+        leafnode_auth_timeout: None,
         server_id: String::new(),
         uptime: Duration::from_secs(24 * 3600),
         system_account: None,
@@ -146,6 +149,7 @@ impl Weir {
             name: Some(format!("n{}", n + 1)),
             address: format!("n{}:4222", n + 1),
             websocket: None,
+            leafnode: None,
             monitor: Some(format!("http://n{}:8222", n + 1)),
             max_connections: None,
         };

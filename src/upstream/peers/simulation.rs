@@ -143,6 +143,7 @@ impl World {
             name: None,
             address: format!("n{n}:4222"),
             websocket: None,
+            leafnode: None,
             monitor: Some("http://n:8222".into()),
             max_connections: None,
         };
@@ -201,6 +202,9 @@ impl World {
             max_control_line: None,
             auth_timeout: None,
             websocket_auth_timeout: None,
+            leafnodes: 0,
+            leafnode_port: None,
+            leafnode_auth_timeout: None,
             server_id: "N".into(),
             uptime: Duration::from_secs(3600),
             system_account: None,

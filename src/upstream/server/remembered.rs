@@ -158,6 +158,7 @@ mod tests {
             name: None,
             address: (*address).to_owned(),
             websocket: None,
+            leafnode: None,
             monitor: None,
             max_connections: Some(100),
         };
@@ -173,6 +174,9 @@ mod tests {
             max_control_line: None,
             auth_timeout: None,
             websocket_auth_timeout: None,
+            leafnodes: 0,
+            leafnode_port: None,
+            leafnode_auth_timeout: None,
             server_id: server_id.into(),
             uptime: Duration::from_secs(1000),
             system_account: None,

@@ -12,6 +12,7 @@ use crate::{
         cluster_name::{self, ClusterName, Verdict, Voter},
         concurrency::{limit::ConcurrencyLimit, login_speed::SpeedComparison},
         endpoint::Port,
+        health::HealthStatus,
         load::UNLIMITED,
         process::Seen,
         reading::Reading,
@@ -110,6 +111,7 @@ impl Server {
             state.health.restarted(now);
             state.login_health.restarted();
             state.websocket_health.restarted(now);
+            state.leafnode_health.restarted(now);
             state.concurrency_limit = ConcurrencyLimit::default();
             state.speed = SpeedComparison::default();
             state.lame_duck_until = None;
@@ -119,6 +121,7 @@ impl Server {
             self.max_control_line.store(usize::MAX, Relaxed);
             self.auth_timeout_ms.store(0, Relaxed);
             self.websocket_auth_timeout_ms.store(0, Relaxed);
+            self.leafnode_auth_timeout_ms.store(0, Relaxed);
         }
     }
 
@@ -196,6 +199,12 @@ impl Server {
         self.max_control_line.store(usize::MAX, Relaxed);
         self.auth_timeout_ms.store(0, Relaxed);
         self.websocket_auth_timeout_ms.store(0, Relaxed);
+        self.leafnode_auth_timeout_ms.store(0, Relaxed);
+    }
+
+    /// Whether a leafnode may be sent there: its leafnode port is known, and answers.
+    pub fn takes_leafnodes(&self, now: Instant) -> bool {
+        self.leafnode.endpoint().is_some() && self.state().leafnode_health.status(now) == HealthStatus::Up
     }
 
     /// Readings with this `server_id` are another server's: what the last one has said, if it came before INFO told who
@@ -244,11 +253,16 @@ impl Server {
         let own = reading.max_connections.unwrap_or(UNLIMITED);
         let capacity = self.cap().map_or(own, |cap| cap.min(own));
         self.load.set_capacity(capacity, self.reserve.ceiling(capacity));
-        self.load.reconcile(epoch, now, reading.connections);
+        // Both kinds are dialled from the same slots.
+        let leafnodes = if self.leafnode.counts() { reading.leafnodes } else { 0 };
+        self.load.reconcile(epoch, now, reading.connections.saturating_add(leafnodes));
+        self.leafnode.told(self.endpoint.address(), reading.leafnode_port);
+        self.leafnode.told_leafnodes(reading.leafnodes);
         self.max_control_line.store(reading.max_control_line.unwrap_or(usize::MAX), Relaxed);
         let ms = |time: Option<Duration>| time.map_or(0, |time| time.min(LONGEST_AUTH_TIMEOUT).as_millis() as u64);
         self.auth_timeout_ms.store(ms(reading.auth_timeout), Relaxed);
         self.websocket_auth_timeout_ms.store(ms(reading.websocket_auth_timeout), Relaxed);
+        self.leafnode_auth_timeout_ms.store(ms(reading.leafnode_auth_timeout), Relaxed);
         self.names_itself(&reading.server_name);
         if self.system_account.load().as_deref() != reading.system_account.as_ref() {
             self.system_account.store(reading.system_account.clone().map(Arc::new));
@@ -289,6 +303,7 @@ impl Server {
         let own = match port {
             Port::Client => 0,
             Port::WebSocket => self.websocket_auth_timeout_ms.load(Relaxed),
+            Port::Leafnode => self.leafnode_auth_timeout_ms.load(Relaxed),
         };
         let ms = if own > 0 { own } else { self.auth_timeout_ms.load(Relaxed) };
         (ms > 0).then(|| Duration::from_millis(ms))

@@ -72,6 +72,7 @@ impl World {
             name: Some(format!("n{n}")),
             address: format!("n{n}:4222"),
             websocket: None,
+            leafnode: None,
             monitor: None,
             max_connections: Some(max_connections),
         };

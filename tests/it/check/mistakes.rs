@@ -63,7 +63,7 @@ pub const MISTAKES: &[(&str, &[&str])] = &[
         "[[listeners]]\nlisten = \"0.0.0.0:1\"\nkind = \"web-socket\"",
         &[
             ":3: listeners[0].kind: \"web-socket\" is not one of the choices; did you mean \"websocket\"? The choices are \
-           \"client\" or \"websocket\" or \"passthrough\"",
+           \"client\" or \"websocket\" or \"passthrough\" or \"leafnode\"",
         ],
     ),
     // Discovered servers.

@@ -82,7 +82,7 @@ impl<'a> Connection<'a> {
         let is_read = facts.listener.kind != ListenerKind::Passthrough;
         Self {
             cid: facts.id,
-            kind: "Client",
+            kind: if facts.listener.kind == ListenerKind::Leafnode { "Leafnode" } else { "Client" },
             r#type: if facts.listener.kind == ListenerKind::WebSocket { "websocket" } else { "nats" },
             ip: facts.peer.ip().to_string(),
             port: facts.peer.port(),

@@ -22,6 +22,7 @@ impl Test {
             name: None,
             address: "n1:4222".into(),
             websocket: None,
+            leafnode: None,
             monitor: Some("http://n1:8222".into()),
             max_connections: Some(capacity),
         };
@@ -43,6 +44,9 @@ impl Test {
             max_control_line: None,
             auth_timeout: None,
             websocket_auth_timeout: None,
+            leafnodes: 0,
+            leafnode_port: None,
+            leafnode_auth_timeout: None,
             server_id: "N".into(),
             uptime: Duration::from_secs(3600),
             system_account: None,
@@ -227,6 +231,7 @@ fn who_waits_is_wanted_for_at_every_server_by_its_room() {
         name: None,
         address: "n2:4222".into(),
         websocket: None,
+        leafnode: None,
         monitor: None,
         max_connections: Some(60),
     });
