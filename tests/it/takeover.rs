@@ -297,6 +297,11 @@ async fn a_new_process_that_fails_harms_nobody() {
     other.until("batch").await;
     drop(other);
     weir.says_times("a takeover is off", 4).await;
+    // Whoever is between its accept and its PONG while a new process stands still is refused, once it has been held for
+    // as long as anybody is; and the first batch is that of these clients.
+    stop_connecting.store(true, Relaxed);
+    let connects: u64 = connecting.join_all().await.into_iter().sum();
+    assert!(connects > 0);
     // It stands still there.
     let mut other = Fake::begin(&admin, 1).await;
     other.until("offer").await;
@@ -317,9 +322,6 @@ async fn a_new_process_that_fails_harms_nobody() {
     drop(other);
     weir.says_times("a takeover is off", 6).await;
 
-    stop_connecting.store(true, Relaxed);
-    let connects: u64 = connecting.join_all().await.into_iter().sum();
-    assert!(connects > 0);
     only_open(&server, &began_with).await;
     weir.agrees_with_servers(&[&server]).await;
     // And then one that does not fail.
