@@ -7,7 +7,7 @@ use weir::internals::config::Config;
 use weir::internals::fleet::lease::record::{Membership, Record};
 use weir::internals::protocol::connect::{Connect, ConnectError};
 use weir::internals::protocol::control_line::{ClientLine, LineScanner, TooLong, client_line, server_line};
-use weir::internals::protocol::info::{Info, Rewrite};
+use weir::internals::protocol::info::{Info, Rewrite, Urls};
 use weir::internals::protocol::op::{Capture, ClientFraming, ClientScan, ServerFraming, ServerScan};
 use weir::internals::protocol::client_preface::Preface;
 use weir::internals::protocol::subscriptions::Subscriptions;
@@ -122,8 +122,10 @@ pub fn connect(data: &[u8]) {
 pub fn info(data: &[u8]) {
     let Ok(info) = Info::parse(data) else { return };
     let advertise = ["weir:4222".to_owned()];
+    let urls = if data.len() % 4 < 2 { Urls::Clients } else { Urls::Leafnodes };
     let rewrite = Rewrite {
         advertise: if data.len() % 2 == 0 { &advertise } else { &[] },
+        urls,
         host: "weir",
         port: 4222,
         version: "2.10.0",
@@ -149,7 +151,9 @@ pub fn info(data: &[u8]) {
     assert_eq!(line, second);
     if let Ok(serde_json::Value::Object(object)) = serde_json::from_slice(json) {
         assert!(object.values().all(|value| !value.is_null()));
-        assert_eq!(object.contains_key("connect_urls"), !rewrite.advertise.is_empty());
+        let is_to_clients = urls == Urls::Clients;
+        assert_eq!(object.contains_key("connect_urls"), is_to_clients && !rewrite.advertise.is_empty());
+        assert_eq!(object.contains_key("leafnode_urls"), !is_to_clients);
         assert!(!object.contains_key("ws_connect_urls"));
     }
 }
