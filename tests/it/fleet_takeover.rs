@@ -23,8 +23,12 @@ const VARIABLE: &str = "WEIR_TAKEOVERS";
 const TAKEOVERS: usize = 10;
 
 /// What a weir logs when it sees another one come or go.
-const NEWS: [&str; 4] =
-    ["of the fleet is there", "of the fleet has ended", "of the fleet is heard no more", "has lost its connection"];
+const NEWS: [&str; 4] = [
+    "weir of the fleet is there",
+    "of the fleet has ended",
+    "of the fleet is heard no more",
+    "has lost its connection",
+];
 
 /// Three weirs, each with an admin socket.
 async fn three_weirs(of_all: &WeirConfig, more: &str) -> (Fleet, Vec<AdminSocket>) {
