@@ -37,11 +37,15 @@ async fn three_weirs(of_all: &WeirConfig, more: &str) -> (Fleet, Vec<AdminSocket
     (Fleet::start_each((1..=3).map(config)).await, admins)
 }
 
-/// What the other weirs have logged of weirs that come and go.
-fn news(fleet: &Fleet, but: usize) -> Vec<String> {
-    let others = fleet.weirs.iter().enumerate().filter(|(n, _)| *n != but);
+/// What the other weirs have logged of the n-th one's coming and going. On a busy machine they may lose sight of each
+/// other for a moment.
+fn news(fleet: &Fleet, of: usize) -> Vec<String> {
+    let others = fleet.weirs.iter().enumerate().filter(|(n, _)| *n != of);
     let log = others.map(|(_, weir)| weir.log()).collect::<Vec<_>>().concat();
-    log.lines().filter(|line| NEWS.iter().any(|news| line.contains(news))).map(str::to_owned).collect()
+    let is_news = |line: &&str| {
+        NEWS.iter().any(|news| line.contains(news)) && line.contains(&format!("weir=\"weir-{}\"", of + 1))
+    };
+    log.lines().filter(is_news).map(str::to_owned).collect()
 }
 
 /// Takes the n-th weir over. The others do not notice, and the process before ends.
