@@ -120,9 +120,7 @@ impl DeadlinePolicy {
         let hold_until = latest.map_or(hold_until, |latest| latest.max(hold_until));
         Deadlines { hold_until, answer_by, returns: lang::returns(lang) }
     }
-}
 
-impl DeadlinePolicy {
     /// The deadlines of a nats-server that connects as a leafnode, whose CONNECT came at `connected`.
     pub fn of_leafnode(&self, connected: Instant) -> Deadlines {
         let hold = self.max_hold.min(hold_within(LEAFNODE_ALLOWS));

@@ -157,13 +157,23 @@ async fn a_takeover_that_breaks_off_changes_nothing() {
             return;
         }
     }
+    goes_on(&fleet, &cluster, &crowd).await;
+    is_taken_over_at_last(fleet, &cluster, crowd).await;
+}
+
+/// The process before goes on with the whole quota.
+async fn goes_on(fleet: &Fleet, cluster: &Cluster, crowd: &Crowd) {
     crowd.settles_at(QUOTA).await;
     fleet.is_whole().await;
-    holds(&fleet, &cluster, QUOTA).await;
-    never_over(&cluster).await;
+    holds(fleet, cluster, QUOTA).await;
+    never_over(cluster).await;
+}
+
+/// The next takeover of the first weir is whole.
+async fn is_taken_over_at_last(mut fleet: Fleet, cluster: &Cluster, crowd: Crowd) {
     take_over(&mut fleet, 0).await;
     crowd.settles_at(QUOTA).await;
-    never_over(&cluster).await;
+    never_over(cluster).await;
     crowd.end().await;
     fleet.assert_idle().await;
 }
@@ -172,7 +182,7 @@ async fn a_takeover_that_breaks_off_changes_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_process_before_has_the_leases_until_the_new_one_serves() {
     let cluster = three_servers(|server| server).await;
-    let (mut fleet, admins) = three_weirs(&with_quota(WeirConfig::of(&cluster)), "").await;
+    let (fleet, admins) = three_weirs(&with_quota(WeirConfig::of(&cluster)), "").await;
     let crowd = come(&fleet.addresses(), 150);
     crowd.settles_at(QUOTA).await;
     let before = news(&fleet, 0);
@@ -193,16 +203,9 @@ async fn the_process_before_has_the_leases_until_the_new_one_serves() {
     }
     drop(other);
     fleet.weirs[0].says("a takeover is off").await;
-    crowd.settles_at(QUOTA).await;
-    fleet.is_whole().await;
-    holds(&fleet, &cluster, QUOTA).await;
+    goes_on(&fleet, &cluster, &crowd).await;
     assert_eq!(news(&fleet, 0), before, "the others see nothing");
-    never_over(&cluster).await;
-    take_over(&mut fleet, 0).await;
-    crowd.settles_at(QUOTA).await;
-    never_over(&cluster).await;
-    crowd.end().await;
-    fleet.assert_idle().await;
+    is_taken_over_at_last(fleet, &cluster, crowd).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
