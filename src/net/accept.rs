@@ -2,7 +2,6 @@
 
 use std::{
     future::Future,
-    io,
     net::SocketAddr,
     sync::{
         Arc, Mutex, PoisonError,
@@ -12,13 +11,13 @@ use std::{
 };
 
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     time::{Instant, sleep},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::net::socket;
+use crate::net::listening_socket::{ListeningSocket, concerns_one_connection};
 
 /// After an accept error, mostly because no descriptors are left, the loop waits, twice as long each time, as
 /// nats-server does (`ACCEPT_MIN_SLEEP` and `ACCEPT_MAX_SLEEP`, const.go).
@@ -83,18 +82,18 @@ impl Drop for Pause<'_> {
 
 /// Accepts until `stop`, and has each connection served. A connection without a permit is kept until there is one, and
 /// those behind it wait in the kernel's queue.
-pub async fn accept(listener: Arc<TcpListener>, stop: CancellationToken, pauses: Arc<Pauses>, to: impl Serve) {
+pub async fn accept(listener: Arc<ListeningSocket>, stop: CancellationToken, pauses: Arc<Pauses>, to: impl Serve) {
     accept_until(&listener, &stop, &pauses, &to).await;
     // The kernel would reset them with the listener.
     if stop.is_cancelled() && to.serves_the_last() {
-        for (stream, peer) in socket::backlog(&listener) {
+        for (stream, peer) in listener.backlog() {
             let Some(permit) = to.permit() else { return };
             to.serve(stream, peer, permit);
         }
     }
 }
 
-async fn accept_until(listener: &TcpListener, stop: &CancellationToken, pauses: &Pauses, to: &impl Serve) {
+async fn accept_until(listener: &ListeningSocket, stop: &CancellationToken, pauses: &Pauses, to: &impl Serve) {
     let (mut wait, mut failing) = (FIRST_PAUSE, None);
     loop {
         let Some(accepted) = until(stop, listener.accept()).await else { return };
@@ -140,19 +139,12 @@ async fn until<T>(stop: &CancellationToken, work: impl Future<Output = T>) -> Op
     }
 }
 
-/// Whether an accept error concerns one connection that ended in the backlog (accept(2)), and not the listener.
-fn concerns_one_connection(err: &io::Error) -> bool {
-    matches!(
-        err.kind(),
-        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionRefused
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use tokio::sync::mpsc;
 
     use super::*;
+    use crate::net::socket::{TcpTimeouts, listeners};
 
     /// Has no permit left, but the last one.
     struct Full(mpsc::UnboundedSender<SocketAddr>);
@@ -179,8 +171,9 @@ mod tests {
 
     #[tokio::test]
     async fn who_waits_for_a_permit_is_served_when_the_listener_closes() {
-        let listener = Arc::new(TcpListener::bind("127.0.0.1:0").await.unwrap());
-        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let all = listeners("127.0.0.1:0".parse().unwrap(), 1, TcpTimeouts::default()).unwrap();
+        let client = TcpStream::connect(all[0].local_addr().unwrap()).await.unwrap();
+        let listener = Arc::new(ListeningSocket::on_this_runtime(all.into_iter().next().unwrap()).unwrap());
         let (stop, pauses) = (CancellationToken::new(), Arc::<Pauses>::default());
         let (served, mut peers) = mpsc::unbounded_channel();
         let accepting = tokio::spawn(accept(listener, stop.clone(), Arc::clone(&pauses), Full(served)));

@@ -3,6 +3,7 @@
 pub mod accept;
 pub mod inherited;
 pub mod linger;
+pub mod listening_socket;
 pub mod passing;
 pub mod socket;
 pub mod stream;

@@ -9,10 +9,12 @@ use std::{
 
 use rustix::{
     io::Errno,
-    net::{RecvFlags, SendFlags, SocketFlags, accept_with, recv, send},
+    net::{RecvFlags, SendFlags, recv, send},
 };
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
+
+use crate::net::listening_socket::ListeningSocket;
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
 use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
@@ -80,29 +82,12 @@ impl TcpTimeouts {
     ///
     /// # Errors
     /// Those of the kernel.
-    pub fn replace_on(self, listener: &TcpListener) -> io::Result<()> {
+    pub fn replace_on(self, listener: &ListeningSocket) -> io::Result<()> {
         let socket = SockRef::from(listener);
         socket.set_keepalive(self.keepalive > 0)?;
         socket.set_tcp_user_timeout(Some(self.user_timeout()))?;
         self.set_on(socket)
     }
-}
-
-/// The connections that wait in the kernel's queue of a listener, and come no more once there is none.
-pub fn backlog(listener: &TcpListener) -> impl Iterator<Item = (TcpStream, SocketAddr)> {
-    std::iter::from_fn(move || {
-        loop {
-            let socket = match accept_with(listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
-                Ok(socket) => std::net::TcpStream::from(socket),
-                Err(Errno::INTR | Errno::CONNABORTED) => continue,
-                Err(_) => return None,
-            };
-            let Ok(peer) = socket.peer_addr() else { continue };
-            if let Ok(socket) = TcpStream::from_std(socket) {
-                return Some((socket, peer));
-            }
-        }
-    })
 }
 
 /// Checks that weir can connect from `source`, which has to be an address of this machine.
@@ -224,14 +209,6 @@ pub fn listeners(address: SocketAddr, workers: usize, timeouts: TcpTimeouts) -> 
     Ok(all)
 }
 
-/// Registers a bound socket with the runtime of this thread.
-///
-/// # Errors
-/// The runtime cannot watch the socket.
-pub fn on_this_runtime(listener: std::net::TcpListener) -> io::Result<TcpListener> {
-    TcpListener::from_std(listener)
-}
-
 /// A connection of another process, registered with the runtime of this thread.
 ///
 /// # Errors
@@ -245,7 +222,7 @@ pub fn adopted(connection: OwnedFd) -> io::Result<TcpStream> {
 /// Both ends of a new connection over loopback.
 #[cfg(test)]
 pub async fn connected_pair() -> (tokio::net::TcpStream, tokio::net::TcpStream) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let near = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     (near, listener.accept().await.unwrap().0)
 }
@@ -280,11 +257,12 @@ mod tests {
     #[tokio::test]
     async fn a_listener_takes_other_timeouts_and_gives_up_its_backlog() {
         let all = listeners("127.0.0.1:0".parse().unwrap(), 1, TcpTimeouts::of_seconds(300, 40)).unwrap();
-        let listener = on_this_runtime(all.into_iter().next().unwrap()).unwrap();
+        let address = all[0].local_addr().unwrap();
+        let listener = ListeningSocket::on_this_runtime(all.into_iter().next().unwrap()).unwrap();
         for timeouts in [TcpTimeouts::of_seconds(20, 30), TcpTimeouts::default()] {
             timeouts.replace_on(&listener).unwrap();
-            let clients = [(); 3].map(|()| TcpStream::connect(listener.local_addr().unwrap()).unwrap());
-            let accepted: Vec<_> = backlog(&listener).collect();
+            let clients = [(); 3].map(|()| TcpStream::connect(address).unwrap());
+            let accepted: Vec<_> = listener.backlog().collect();
             for (client, (accepted, peer)) in clients.iter().zip(&accepted) {
                 assert_eq!(client.local_addr().unwrap(), *peer);
                 let socket = SockRef::from(accepted);

@@ -11,7 +11,6 @@ use std::{
 
 use arc_swap::ArcSwap;
 use tokio::{
-    net::TcpListener,
     sync::{mpsc, oneshot},
     time::{Instant, sleep},
 };
@@ -23,7 +22,7 @@ use crate::{
     advertised_info::{Advertise, AdvertisedTls},
     config::ListenerConfig,
     fleet::addresses::{Addresses, Class},
-    net::socket,
+    net::{listening_socket::ListeningSocket, socket},
     protocol::websocket::upgrade::Rules,
     relay::registry::{ListenerKind, ListenerName},
     server::{
@@ -58,14 +57,14 @@ struct Open {
     /// What its next client is served by.
     current: Arc<ArcSwap<Listener>>,
     /// One on each worker, or several where another process had more workers.
-    sockets: Vec<Weak<TcpListener>>,
+    sockets: Vec<Weak<ListeningSocket>>,
     stop: CancellationToken,
 }
 
 impl Open {
     /// Copies of its sockets.
     fn copies(&self) -> io::Result<Vec<StdListener>> {
-        let copy = |socket: Arc<TcpListener>| Ok(socket.as_fd().try_clone_to_owned()?.into());
+        let copy = |socket: Arc<ListeningSocket>| Ok(socket.as_fd().try_clone_to_owned()?.into());
         self.sockets.iter().filter_map(Weak::upgrade).map(copy).collect()
     }
 }
@@ -301,7 +300,7 @@ impl Listeners {
         sockets: Vec<StdListener>,
         listener: &Arc<ArcSwap<Listener>>,
         stop: &CancellationToken,
-    ) -> Result<Vec<Weak<TcpListener>>, ServerError> {
+    ) -> Result<Vec<Weak<ListeningSocket>>, ServerError> {
         let mut answers = Vec::new();
         for (worker, socket) in self.workers.iter().cycle().zip(sockets) {
             let (registered, answer) = oneshot::channel();

@@ -13,7 +13,6 @@ use tracing::{info, warn};
 
 use crate::{
     admin,
-    net::socket,
     server::{ServerError, passed_sockets::PassedSockets, supervisor::Supervisor},
     session::Shared,
 };
@@ -84,7 +83,7 @@ impl Monitor {
         self.tasks.until(stop.clone()).spawn("admin", move |stop| {
             let (socket, shared, base_path) = (own.try_clone(), Arc::clone(&shared), base.clone());
             async move {
-                match socket.and_then(socket::on_this_runtime) {
+                match socket.and_then(tokio::net::TcpListener::from_std) {
                     Ok(socket) => admin::serve(socket, shared, base_path, stop).await,
                     Err(err) => warn!(%err, "no admin endpoints"),
                 }

@@ -11,7 +11,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     runtime,
     sync::{mpsc, oneshot},
     time::timeout,
@@ -22,7 +22,7 @@ use tracing::warn;
 #[cfg(debug_assertions)]
 use crate::server::supervisor::with_test_panic;
 use crate::{
-    net::{accept, linger, socket, timer},
+    net::{accept, linger, listening_socket::ListeningSocket, timer},
     relay,
     server::{supervisor::Supervisor, takeover::Made},
     session::{
@@ -46,7 +46,7 @@ pub struct NewSocket {
     /// Ends no later than that of the worker.
     pub stop: CancellationToken,
     /// Hears whether the worker can listen, and how its socket is reached as long as it is open.
-    pub registered: oneshot::Sender<io::Result<Weak<TcpListener>>>,
+    pub registered: oneshot::Sender<io::Result<Weak<ListeningSocket>>>,
 }
 
 /// A session of another process that goes on in this one.
@@ -197,7 +197,7 @@ fn go_on(new: NewSession, shared: &Arc<Shared>, sessions: &TaskTracker) {
 /// Accepts clients on one more socket, until it is told to stop.
 fn listen(new: NewSocket, shared: &Arc<Shared>, sessions: &TaskTracker, tasks: &Supervisor) {
     let NewSocket { socket, listener, begin, stop, registered } = new;
-    let socket = match socket::on_this_runtime(socket) {
+    let socket = match ListeningSocket::on_this_runtime(socket) {
         Ok(socket) => Arc::new(socket),
         Err(err) => {
             let _ = registered.send(Err(err));
