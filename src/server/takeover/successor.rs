@@ -5,20 +5,22 @@ use std::{
     env,
     ffi::{OsStr, OsString},
     path::{self, PathBuf},
-    process::{ExitStatus, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     time::Duration,
 };
 
 use tokio::{
-    process::{Child, Command},
     sync::watch,
-    time::timeout,
+    time::{sleep, timeout},
 };
 
 /// The new process may need the whole time of a takeover: a minute to be ready, and some seconds for the sessions.
 const SERVES_WITHIN: Duration = Duration::from_secs(90);
 /// A process that has not taken over ends by itself within this time, or is killed.
 const ENDS_WITHIN: Duration = Duration::from_secs(5);
+/// How often it is looked at whether the process has ended. tokio's own way has each worker look for ended processes
+/// each time it goes to sleep: 280 instructions of a connect.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// What the service manager has told this process about itself, which is not true of another one.
 const OF_THIS_PROCESS: [&str; 4] = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "WATCHDOG_PID"];
@@ -79,8 +81,7 @@ impl Start {
     pub(super) fn begin(&self) -> Result<(u32, Child), NoSuccessor> {
         let not = |err: String| NoSuccessor::NotStarted(self.executable.display().to_string(), err);
         let child = self.command()?.spawn().map_err(|err| not(err.to_string()))?;
-        let pid = child.id().ok_or_else(|| not("it has ended at once".to_owned()))?;
-        Ok((pid, child))
+        Ok((child.id(), child))
     }
 }
 
@@ -97,18 +98,29 @@ pub(super) async fn serves(
         tokio::select! {
             biased;
             _ = served_by.wait_for(|by| *by == Some(pid)) => Ok(()),
-            ended = child.wait() => Err(ended.map_or(NoSuccessor::Late(pid), |status| NoSuccessor::Ended(pid, status))),
+            status = ended(&mut child) => Err(NoSuccessor::Ended(pid, status)),
         }
     };
     let result = timeout(SERVES_WITHIN, serves).await.unwrap_or(Err(NoSuccessor::Late(pid)));
     if result == Err(NoSuccessor::Late(pid)) {
         // Whatever it still does, it is nobody's any more.
-        if timeout(ENDS_WITHIN, child.wait()).await.is_err() {
-            let _ = child.start_kill();
-            let _ = child.wait().await;
+        if timeout(ENDS_WITHIN, ended(&mut child)).await.is_err() {
+            let _ = child.kill();
+            let _ = timeout(ENDS_WITHIN, ended(&mut child)).await;
         }
     }
     result
+}
+
+/// Waits until the process has ended.
+async fn ended(child: &mut Child) -> ExitStatus {
+    loop {
+        // An error would say that it is no child of this process.
+        if let Ok(Some(status)) = child.try_wait() {
+            return status;
+        }
+        sleep(LOOK_EVERY).await;
+    }
 }
 
 /// The same arguments for a process that takes over: what was for this process alone is left out.
