@@ -2,15 +2,20 @@
 //! user, name and source together), and of each account, user, name and source by itself.
 
 use std::{
+    borrow::Cow,
+    cmp::Reverse,
     collections::{HashMap, VecDeque},
-    fmt::Write,
     hash::Hash,
     mem,
+    net::{IpAddr, Ipv6Addr},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
-use crate::tally::{SpaceSaving, Tally, Who, show};
+use crate::{
+    admission::Source,
+    tally::{MOST_SHOWN, SpaceSaving, Tally, Who, shown},
+};
 
 /// Clients that are told apart in the present minute. The last one that came is always among them.
 const MOST_CLIENTS: usize = 512;
@@ -18,8 +23,10 @@ const MOST_CLIENTS: usize = 512;
 const KEPT_CLIENTS: usize = 128;
 const MINUTES: u64 = 60;
 const MINUTE: Duration = Duration::from_secs(60);
-/// Stands between the parts of a client: no text that is shown has it.
-const BETWEEN: char = '\0';
+/// Stands between the parts of a client's key: no text has it in UTF-8.
+const BETWEEN: u8 = 0xff;
+/// Stands behind a part that was longer. No text has it either.
+const CUT: u8 = 0xfe;
 
 /// Counts of `KINDS` kinds.
 #[derive(Debug, Default)]
@@ -69,15 +76,15 @@ struct State<const KINDS: usize> {
     present: Minute<KINDS>,
     /// The oldest first.
     past: VecDeque<Arc<Past<KINDS>>>,
-    /// In which a client's key is written.
-    key: String,
+    /// In which a client's key is written: its parts as they came, since they are shown seldom and counted often.
+    key: Vec<u8>,
 }
 
 #[derive(Debug)]
 struct Minute<const KINDS: usize> {
     number: u64,
     tally: Tally<KINDS>,
-    clients: SpaceSaving<Box<str>, MOST_CLIENTS, KINDS>,
+    clients: SpaceSaving<Box<[u8]>, MOST_CLIENTS, KINDS>,
 }
 
 impl<const KINDS: usize> Default for Minute<KINDS> {
@@ -92,14 +99,16 @@ struct Past<const KINDS: usize> {
     number: u64,
     total: u64,
     reasons: Vec<(&'static str, u64)>,
-    accounts: Rows<KINDS>,
-    users: Rows<KINDS>,
-    names: Rows<KINDS>,
-    sources: Rows<KINDS>,
-    clients: Rows<KINDS>,
+    accounts: Rows<str, KINDS>,
+    users: Rows<str, KINDS>,
+    names: Rows<str, KINDS>,
+    sources: Rows<str, KINDS>,
+    clients: Rows<[u8], KINDS>,
 }
 
-type Rows<const KINDS: usize> = Vec<(Box<str>, [u64; KINDS])>;
+type Rows<K, const KINDS: usize> = Vec<(Box<K>, [u64; KINDS])>;
+/// The sums of several minutes, each with the minutes since it was last counted.
+type Sums<'a, K, const KINDS: usize> = HashMap<&'a K, ([u64; KINDS], u64)>;
 
 impl<const KINDS: usize> LastHour<KINDS> {
     /// Counting begins.
@@ -133,37 +142,35 @@ impl<const KINDS: usize> LastHour<KINDS> {
         let mut sums = Clients::default();
         let is_asked = |past: &&Past<KINDS>| past.number + minutes > present.number;
         let asked = past.iter().map(|minute| &**minute).filter(is_asked).chain([&present]);
-        let mut texts: [HashMap<&str, ([u64; KINDS], u64)>; 5] = std::array::from_fn(|_| HashMap::new());
+        let mut texts: [Sums<'_, str, KINDS>; 4] = std::array::from_fn(|_| HashMap::new());
+        let mut clients = Sums::<[u8], KINDS>::new();
         let mut reasons = HashMap::new();
         for minute in asked {
             sums.total += minute.total;
             for &(reason, count) in &minute.reasons {
                 *reasons.entry(reason).or_insert(0) += count;
             }
-            let lists = [&minute.accounts, &minute.users, &minute.names, &minute.sources, &minute.clients];
+            let (lists, minutes_ago) =
+                ([&minute.accounts, &minute.users, &minute.names, &minute.sources], present.number - minute.number);
             for (sums, rows) in texts.iter_mut().zip(lists) {
-                add(sums, rows, present.number - minute.number);
+                add(sums, rows, minutes_ago);
             }
+            add(&mut clients, &minute.clients, minutes_ago);
         }
-        let [accounts, users, names, sources, clients] = texts.map(largest_first);
+        let [accounts, users, names, sources] = texts.map(|sums| largest_first(sums, |text: &str| Box::from(text)));
         let full = MINUTE * u32::try_from(minutes).unwrap_or(u32::MAX);
         sums.covers = began.map_or(Duration::ZERO, |began| now.saturating_duration_since(began)).min(full);
         sums.reasons = reasons.into_iter().collect();
-        sums.reasons.sort_unstable_by_key(|&(name, count)| (std::cmp::Reverse(count), name));
-        let parts = |one: Summary<Box<str>, KINDS>| Summary {
-            key: Client::of(&one.key),
-            counts: one.counts,
-            minutes_ago: one.minutes_ago,
-        };
+        sums.reasons.sort_unstable_by_key(|&(name, count)| (Reverse(count), name));
         (sums.accounts, sums.users, sums.names, sums.sources) = (accounts, users, names, sources);
-        sums.clients = clients.into_iter().map(parts).collect();
+        sums.clients = largest_first(clients, Client::of);
         sums
     }
 }
 
-fn add<'a, const KINDS: usize>(
-    sums: &mut HashMap<&'a str, ([u64; KINDS], u64)>,
-    rows: &'a Rows<KINDS>,
+fn add<'a, K: Hash + Eq + ?Sized, const KINDS: usize>(
+    sums: &mut Sums<'a, K, KINDS>,
+    rows: &'a Rows<K, KINDS>,
     minutes_ago: u64,
 ) {
     for (key, counts) in rows {
@@ -174,12 +181,15 @@ fn add<'a, const KINDS: usize>(
     }
 }
 
-fn largest_first<const KINDS: usize>(sums: HashMap<&str, ([u64; KINDS], u64)>) -> Counted<Box<str>, KINDS> {
-    let mut all: Vec<_> = sums.into_iter().collect();
-    let sum = |counts: &[u64; KINDS]| counts.iter().sum::<u64>();
-    all.sort_unstable_by(|(a, (many, _)), (b, (more, _))| sum(more).cmp(&sum(many)).then_with(|| a.cmp(b)));
-    let summary = |(key, (counts, minutes_ago)): (&str, _)| Summary { key: key.into(), counts, minutes_ago };
-    all.into_iter().map(summary).collect()
+fn largest_first<Q: ?Sized, K: Ord, const KINDS: usize>(
+    sums: Sums<'_, Q, KINDS>,
+    shown: impl Fn(&Q) -> K,
+) -> Counted<K, KINDS> {
+    let summary = |(key, (counts, minutes_ago))| Summary { key: shown(key), counts, minutes_ago };
+    let mut all: Vec<_> = sums.into_iter().map(summary).collect();
+    let sum = |one: &Summary<K, KINDS>| Reverse(one.counts.iter().sum::<u64>());
+    all.sort_unstable_by(|a, b| sum(a).cmp(&sum(b)).then_with(|| a.key.cmp(&b.key)));
+    all
 }
 
 impl<const KINDS: usize> State<KINDS> {
@@ -203,7 +213,7 @@ impl<const KINDS: usize> Minute<KINDS> {
     fn rows(&self, most_clients: usize) -> Past<KINDS> {
         let Self { number, tally, clients } = self;
         let rows = |counts: &SpaceSaving<Box<str>, _, KINDS>| {
-            counts.counts().map(|(key, counts)| (key.clone(), counts)).collect::<Rows<KINDS>>()
+            counts.counts().map(|(key, counts)| (key.clone(), counts)).collect::<Rows<str, KINDS>>()
         };
         Past {
             number: *number,
@@ -218,23 +228,56 @@ impl<const KINDS: usize> Minute<KINDS> {
     }
 }
 
-fn write_key(reason: Option<&'static str>, who: &Who<'_>, key: &mut String) {
+fn write_key(reason: Option<&'static str>, who: &Who<'_>, key: &mut Vec<u8>) {
     key.clear();
-    key.push_str(reason.unwrap_or_default());
-    for text in [who.account, who.user, who.name] {
+    key.extend_from_slice(reason.unwrap_or_default().as_bytes());
+    for text in [who.account, who.user, who.name].map(Option::unwrap_or_default) {
         key.push(BETWEEN);
-        show(text.unwrap_or_default(), key);
+        // A text has no more characters than bytes.
+        let cut = if text.len() > MOST_SHOWN { text.char_indices().nth(MOST_SHOWN) } else { None };
+        match cut {
+            None => key.extend_from_slice(text.as_bytes()),
+            Some((end, _)) => {
+                key.extend_from_slice(&text.as_bytes()[..end]);
+                key.push(CUT);
+            }
+        }
     }
-    // Writing to a string does not fail.
-    let _ = write!(key, "{BETWEEN}{}", who.source);
+    key.push(BETWEEN);
+    match IpAddr::from(who.source) {
+        IpAddr::V4(v4) => key.extend_from_slice(&v4.octets()),
+        IpAddr::V6(v6) => key.extend_from_slice(&v6.octets()),
+    }
 }
 
 impl Client {
-    fn of(key: &str) -> Self {
-        let mut parts = key.split(BETWEEN).map(Box::<str>::from);
-        let mut next = || parts.next().unwrap_or_default();
-        Self { reason: next(), account: next(), user: next(), name: next(), source: next() }
+    fn of(key: &[u8]) -> Self {
+        // The source comes last: its bytes may be any.
+        let mut parts = key.splitn(5, |&byte| byte == BETWEEN);
+        let text = |part: Option<&[u8]>| {
+            let part = part.unwrap_or_default();
+            match part.strip_suffix(&[CUT]) {
+                None => shown(&text_of(part)).into(),
+                Some(beginning) => format!("{}…", shown(&text_of(beginning))).into(),
+            }
+        };
+        let [reason, account, user, name] = [(); 4].map(|()| text(parts.next()));
+        Self { reason, account, user, name, source: source_of(parts.next().unwrap_or_default()).into() }
     }
+}
+
+fn text_of(part: &[u8]) -> Cow<'_, str> {
+    String::from_utf8_lossy(part)
+}
+
+fn source_of(octets: &[u8]) -> String {
+    let source = match (<[u8; 4]>::try_from(octets), <[u8; 16]>::try_from(octets)) {
+        (Ok(v4), _) => IpAddr::from(v4),
+        (_, Ok(v6)) => IpAddr::from(v6),
+        // There is no such key.
+        _ => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    Source::from(source).to_string()
 }
 
 #[cfg(test)]
@@ -298,6 +341,31 @@ mod tests {
         assert!(all.clients.iter().any(|one| &*one.key.name == "made up 199999"));
         let state = hour.0.lock().unwrap();
         assert!(state.past.len() < 60 && state.past.iter().all(|minute| minute.clients.len() <= KEPT_CLIENTS));
+    }
+
+    #[test]
+    fn long_texts_with_the_same_beginning_are_one_and_sources_are_any() {
+        let (hour, began) = (LastHour::<1>::default(), Instant::now());
+        let sources = ["255.254.255.255", "2001:db8:feff:fffe::7"].map(|ip| ip.parse::<IpAddr>().unwrap());
+        for source in sources {
+            for end in ["", "a", "b"] {
+                let name = format!("{}{end}", "é".repeat(MOST_SHOWN));
+                let source = source.into();
+                hour.note(
+                    Some("no_server"),
+                    &Who { account: None, user: Some("u"), name: Some(&name), source },
+                    0,
+                    began,
+                );
+            }
+        }
+        let all = hour.summary(began).clients;
+        let whole = "é".repeat(MOST_SHOWN);
+        let shown: Vec<_> = all.iter().map(|one| (&*one.key.name, &*one.key.source, one.counts[0])).collect();
+        let cut = format!("{whole}…");
+        let (v4, v6) = ("255.254.255.255", "2001:db8:feff:fffe::/64");
+        assert_eq!(shown, [(&*cut, v6, 2), (&*cut, v4, 2), (&*whole, v6, 1), (&*whole, v4, 1)]);
+        assert!(all.iter().all(|one| (&*one.key.reason, &*one.key.account, &*one.key.user) == ("no_server", "", "u")));
     }
 
     #[test]

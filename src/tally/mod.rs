@@ -19,7 +19,7 @@ use crate::{
 
 pub use self::{
     last_hour::{Client, Clients, Counted, LastHour, Summary},
-    shown::{show, shown},
+    shown::{MOST_SHOWN, show, shown},
     space_saving::SpaceSaving,
 };
 
@@ -130,7 +130,9 @@ impl Tally {
 
 /// The beginning of a long text.
 fn beginning(text: &str) -> &str {
-    text.char_indices().nth(LONGEST).map_or(text, |(end, _)| &text[..end])
+    // A text has no more characters than bytes.
+    let cut = if text.len() > LONGEST { text.char_indices().nth(LONGEST) } else { None };
+    cut.map_or(text, |(end, _)| &text[..end])
 }
 
 fn texts(counts: &Texts) -> Option<String> {

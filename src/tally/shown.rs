@@ -2,13 +2,13 @@
 //! shows, and no longer than needed to recognise them.
 
 /// The most characters of such a text that are shown.
-const LONGEST: usize = 64;
+pub const MOST_SHOWN: usize = 64;
 
 /// Appends `text` as the log shows it: control characters, and others that cannot be seen or that change the direction
 /// of writing, as Rust escapes them, and `…` for what is cut off. What is shown once is shown in the same way again.
 pub fn show(text: &str, out: &mut String) {
     for (n, c) in text.chars().enumerate() {
-        if n == LONGEST {
+        if n == MOST_SHOWN {
             out.push('…');
             return;
         }
@@ -23,7 +23,7 @@ pub fn show(text: &str, out: &mut String) {
 
 /// The same as a text of its own.
 pub fn shown(text: &str) -> String {
-    let mut out = String::with_capacity(text.len().min(LONGEST));
+    let mut out = String::with_capacity(text.len().min(MOST_SHOWN));
     show(text, &mut out);
     out
 }
@@ -54,7 +54,7 @@ mod tests {
         fn nothing_that_is_shown_is_a_control_character_or_long(text in any::<String>()) {
             let shown = shown(&text);
             prop_assert!(!shown.chars().any(char::is_control));
-            prop_assert!(shown.len() <= 10 * LONGEST + '…'.len_utf8());
+            prop_assert!(shown.len() <= 10 * MOST_SHOWN + '…'.len_utf8());
             prop_assert!(!shown_in_list(&text).contains(','));
         }
     }

@@ -2,12 +2,15 @@
 //! "Efficient computation of frequent and top-k elements in data streams", 2005). A key that has no counter when all
 //! are taken gets the one with the lowest count, and remembers that count as what may be another's.
 
-use std::{borrow::Borrow, collections::HashMap, hash::Hash};
+use std::{borrow::Borrow, hash::Hash};
+
+use hashbrown::HashMap;
 
 /// Counts by key, of `KINDS` kinds each. Until more than `MOST` keys have come all counts are exact. Afterwards every
 /// key that has come more than once in `MOST` times is there, and no count is shown that its key does not have.
 #[derive(Debug, Clone)]
 pub struct SpaceSaving<K, const MOST: usize, const KINDS: usize = 1> {
+    /// By a quick hash: keys that somebody has made to collide are `MOST` at most.
     counters: HashMap<K, Counter<KINDS>>,
     totals: [u64; KINDS],
     /// Keys that had the lowest count when it was last looked for: they are the next to lose their counters.
