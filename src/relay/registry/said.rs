@@ -1,5 +1,7 @@
 //! What a client says of itself, as the log and the endpoints show it.
 
+use memchr::memchr_iter;
+
 use crate::tally::show;
 
 /// User, name, language and version of a client. In one allocation, since a session keeps them for as long as it lives.
@@ -42,7 +44,13 @@ impl Said {
     }
 
     fn nth(&self, n: usize) -> Option<&str> {
-        self.0.split(BETWEEN).nth(n).filter(|text| !text.is_empty())
+        let mut between = memchr_iter(BETWEEN as u8, self.0.as_bytes());
+        let begin = match n.checked_sub(1) {
+            None => 0,
+            Some(before) => between.nth(before)?.saturating_add(1),
+        };
+        let end = between.next().unwrap_or(self.0.len());
+        self.0.get(begin..end).filter(|text| !text.is_empty())
     }
 }
 
