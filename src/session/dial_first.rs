@@ -91,7 +91,8 @@ impl DialFirst {
                 }
                 let (may_go, mut operator) = (operator.is_none() && cx.may_be_given(stream), operator);
                 loop {
-                    match Self::dial(cx, stream, proxy_header, operator.take()).await {
+                    // Boxed, so that a client that needs no server before INFO takes no memory for it.
+                    match Box::pin(Self::dial(cx, stream, proxy_header, operator.take())).await {
                         // It is there no more, or is to go.
                         Err(End::Probe) if may_go && cx.shared.takeover.asks_clients() => {
                             if Box::pin(give(cx, stream, Stage::BeforeInfo)).await {
@@ -205,9 +206,8 @@ impl DialFirst {
 
     /// Watches the server while the client reads INFO and sends its CONNECT. A server that is lost, or whose own
     /// timer runs out, is closed. The client is not disturbed, since one that does not sign can have another server.
-    pub async fn lasts_through<T>(&mut self, cx: &Context, exchange: impl Future<Output = T>) -> T {
+    pub async fn lasts_through<T>(&mut self, cx: &Context, mut exchange: impl Future<Output = T> + Unpin) -> T {
         let Self::Dialled(server) = self else { return exchange.await };
-        let mut exchange = pin!(exchange);
         let source_reputation = cx.shared.admission.source_reputation();
         let began = Instant::now();
         let mut prompt_until = Some(began + PROMPT);

@@ -173,7 +173,7 @@ async fn open_as<O: Open>(slot: &mut Slot, deadline: Instant, far: &O) -> Result
     if port == Port::Leafnode {
         slot.for_leafnode();
     }
-    if !server.may_dial(port, now()) {
+    if !server.may_dial(port, began.into_std()) {
         return Err(DialError::LeftAlone);
     }
     // A server that does not answer in its share of what is left leaves the rest for another one.

@@ -1,6 +1,6 @@
 //! INFO out, CONNECT in: bounded in bytes and in time; and watching a client that waits.
 
-use std::io;
+use std::{io, pin::pin};
 
 use tokio::time::Instant;
 
@@ -61,7 +61,10 @@ impl Accepted {
         dial_first.write_info(cx, &mut info);
         // One that has seen the nonce of a server is bound to that, and to this process.
         let may_go = refused.is_none() && !matches!(dial_first, DialFirst::Dialled(_));
-        let exchanged = dial_first.lasts_through(cx, exchange(cx, stream, &info, (refused, may_go))).await;
+        let exchanged = {
+            let exchange = pin!(exchange(cx, stream, &info, (refused, may_go)));
+            dial_first.lasts_through(cx, exchange).await
+        };
         let (stream, connect, preface) = match exchanged {
             Ok(exchanged) => exchanged,
             Err(lost) => {

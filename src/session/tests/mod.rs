@@ -15,3 +15,13 @@ fn an_idle_session_is_small() {
     let size = future_size(&serve);
     assert!(size <= 256, "{size} bytes for every idle session");
 }
+
+/// A client that waits for its turn is on the heap, with all that may come: in a storm there are many.
+#[test]
+fn a_client_on_its_way_is_no_larger_than_a_page() {
+    fn size<'a, F: Future>(_: &impl Fn(&'a mut Context, TcpStream, ConnectionPermit) -> F) -> usize {
+        size_of::<F>()
+    }
+    let size = size_of::<Context>() + size(&establish);
+    assert!(size <= 4000, "{size} bytes for every client that waits");
+}
