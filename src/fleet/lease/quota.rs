@@ -368,8 +368,11 @@ impl SharedQuota {
             let recorded = own_entry.as_ref().filter(|entry| entry.t == term);
             let is_told = recorded.is_some_and(|entry| {
                 let (was_met, is_met) = (entry.want <= entry.n, planned.want <= lease);
-                let is_new = self.wrote_at.is_none_or(|at| now.saturating_duration_since(at) >= WANT_AGAIN);
-                was_met == is_met && (is_met || entry.want == planned.want || !is_new)
+                let may_tell = self.wrote_at.is_none_or(|at| now.saturating_duration_since(at) >= WANT_AGAIN);
+                // While another lacks a place, who has said less than it uses seems to have some to give: the others
+                // would wait for it to do so, instead of for one that has more than its share.
+                let tells_less = planned.is_wanted && entry.want < planned.want;
+                was_met == is_met && !(may_tell && if is_met { tells_less } else { entry.want != planned.want })
             });
             is_changed |= lease != certain
                 // A floor from when fewer weirs lived keeps the others out if this one is cut off.

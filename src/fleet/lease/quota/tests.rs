@@ -194,3 +194,19 @@ fn a_floor_falls_when_more_weirs_share_the_quota() {
     let Some(What::Write { value, .. }) = one.next(1, 1) else { panic!("the floor is more than its part") };
     assert_eq!(Record::decode(&value).unwrap().l[&one.me].f, 50);
 }
+
+#[test]
+fn who_uses_more_than_it_has_said_says_so_while_another_lacks_a_place() {
+    let mut one = OneQuota::new();
+    one.next(1, 0).unwrap();
+    one.stored(Some(1), 1);
+    let held: Vec<_> = (0..30).map_while(|_| one.allowance.take(one.began)).collect();
+    let mut seen = |revision, other| {
+        one.seen(revision, Some(30), other);
+        one.quota.record.l.get_mut(&one.me).unwrap().want = 0;
+        one.next(1, 5)
+    };
+    assert_eq!((seen(2, (70, 70)), held.len()), (None, 30), "everybody has enough");
+    let Some(What::Write { value, .. }) = seen(3, (60, 90)) else { panic!("it seems to have all of it to give") };
+    assert_eq!(Record::decode(&value).unwrap().l[&one.me].want, 30);
+}
