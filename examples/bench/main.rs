@@ -2,6 +2,7 @@
 //! that this needs and runs it; `benches/README.md` says what is measured.
 
 mod clients;
+mod line;
 mod nats;
 mod relay;
 mod rtt;
@@ -30,6 +31,8 @@ enum Mode {
     Connect,
     /// Handshakes at a low rate, 200 a second.
     Handshake,
+    /// Handshakes of clients far away.
+    Distant,
     /// Messages as fast as they go.
     Relay,
     /// 40,000 messages a second over 200 connections.
@@ -44,8 +47,8 @@ enum Mode {
     Churn,
 }
 
-const MODES: [Mode; 7] =
-    [Mode::Connect, Mode::Handshake, Mode::Relay, Mode::Paced, Mode::Rtt, Mode::Idle, Mode::Refuse];
+const MODES: [Mode; 8] =
+    [Mode::Connect, Mode::Handshake, Mode::Distant, Mode::Relay, Mode::Paced, Mode::Rtt, Mode::Idle, Mode::Refuse];
 
 /// Measures weir and its peers, one after the other.
 #[derive(Debug, Parser)]
@@ -81,6 +84,8 @@ struct Args {
 const CONNECTS: (u64, u64) = (8_000, 32);
 /// Handshakes at a low rate, and the time between two of them.
 const HANDSHAKES: (u64, Duration) = (1_000, Duration::from_millis(5));
+/// Handshakes over a line, and its round trip in milliseconds.
+const LINES: [(u64, u64); 2] = [(400, 1), (100, 20)];
 /// Attempts of one measurement, and how many are under way at once: weir delays a refusal by up to 1.5 s on purpose.
 const REFUSALS: (u64, u64) = (30_000, 4_000);
 /// Idle sessions at the first and at the second measurement of memory.
@@ -105,6 +110,11 @@ const SIZES: [(usize, u64, Target); 5] = [
     (1_048_576, 1_000, Target::None),
 ];
 const PAIRS: [usize; 3] = [1, 10, 500];
+
+/// What this share of them did not take longer than, in microseconds. They are sorted.
+fn at_share(took: &[Duration], share: f64) -> f64 {
+    took[((took.len() - 1) as f64 * share) as usize].as_secs_f64() * 1e6
+}
 
 struct Bench {
     args: Args,
@@ -178,6 +188,7 @@ impl Bench {
                             let measured = match mode {
                                 Mode::Connect => self.connect(at).await,
                                 Mode::Handshake => self.handshake(at),
+                                Mode::Distant => self.distant(at),
                                 Mode::Paced => self.paced(at).await,
                                 Mode::Rtt => self.rtt(at),
                                 _ => self.idle(at).await,
@@ -250,10 +261,24 @@ impl Bench {
         let mut took = tokio::task::block_in_place(|| rtt::handshakes(address, count, every))?;
         let cpu = self.cpu(at)? - before;
         took.sort();
-        let at_share = |share: f64| took[((took.len() - 1) as f64 * share) as usize].as_secs_f64() * 1e6;
+        let at_share = |share| at_share(&took, share);
         self.add(at, "handshake, 200 a second: p50, µs", Target::None, at_share(0.5));
         self.add(at, "handshake, 200 a second: p99, µs", Target::None, at_share(0.99));
         self.add(at, "handshake, 200 a second: CPU, µs", Target::None, self.each(at, cpu, count));
+        Ok(())
+    }
+
+    fn distant(&mut self, at: usize) -> Outcome<()> {
+        for (count, round_trip) in LINES {
+            let near = line::open(self.candidates[at].1.address, Duration::from_millis(round_trip))?;
+            let count = count * self.args.times;
+            let mut took = tokio::task::block_in_place(|| rtt::handshakes(near, count, HANDSHAKES.1))?;
+            took.sort();
+            for (name, share) in [("p50", 0.5), ("p99", 0.99)] {
+                let name = format!("handshake over {round_trip} ms: {name}, µs");
+                self.add(at, &name, Target::None, at_share(&took, share));
+            }
+        }
         Ok(())
     }
 
@@ -307,7 +332,7 @@ impl Bench {
         let address = self.candidates[at].1.address;
         let mut took = tokio::task::block_in_place(|| rtt::run(address, REQUESTS * self.args.times))?;
         took.sort();
-        let at_share = |share: f64| took[((took.len() - 1) as f64 * share) as usize].as_secs_f64() * 1e6;
+        let at_share = |share| at_share(&took, share);
         self.add(at, "request to reply: p50, µs", Target::AtMost(1.05), at_share(0.5));
         self.add(at, "request to reply: p99, µs", Target::AtMost(1.0), at_share(0.99));
         self.add(at, "request to reply: p99.9, µs", Target::None, at_share(0.999));
