@@ -73,6 +73,7 @@ fn admission(per_source: Quota, of_account: Quota, servers: Arc<Servers>) -> Tes
         refusal_spread: Duration::from_millis(1500),
         max_clients: 65_536,
         per_source,
+        max_leafnodes_per_source: None,
         default_account: AccountLimits { quota: of_account, ..AccountLimits::default() },
         accounts: HashMap::new(),
         rules: Vec::new(),
@@ -88,6 +89,7 @@ fn client_key() -> ClientKey {
 fn client_of(account: &Arc<str>, key: ClientKey, now: Instant) -> Client {
     Client {
         names_its_account: false,
+        is_leafnode: false,
         source: SOURCE.into(),
         proof: Proof::Known,
         may_use_reserve: false,
@@ -105,7 +107,7 @@ fn client_of(account: &Arc<str>, key: ClientKey, now: Instant) -> Client {
 fn accept_check_admits(bencher: Bencher<'_, '_>) {
     let (admission, limit, now) =
         (admission(no_limit(), no_limit(), servers(3, 10_000)), Limit::new(65_536), Instant::now());
-    bencher.bench_local(|| admission.at_accept(None, &limit, black_box(SOURCE), now).is_ok());
+    bencher.bench_local(|| admission.at_accept(None, &limit, black_box((SOURCE, false)), now).is_ok());
 }
 
 #[divan::bench]
@@ -117,14 +119,14 @@ fn accept_check_admits_by_source(bencher: Bencher<'_, '_>) {
     };
     let (admission, limit, now) =
         (admission(quota, no_limit(), servers(3, 10_000)), Limit::new(65_536), Instant::now());
-    bencher.bench_local(|| admission.at_accept(None, &limit, black_box(SOURCE), now).is_ok());
+    bencher.bench_local(|| admission.at_accept(None, &limit, black_box((SOURCE, false)), now).is_ok());
 }
 
 #[divan::bench]
 fn accept_check_refuses(bencher: Bencher<'_, '_>) {
     let (admission, limit, now) =
         (admission(no_limit(), no_limit(), servers(3, 10_000)), Limit::new(0), Instant::now());
-    bencher.bench_local(|| admission.at_accept(None, &limit, black_box(SOURCE), now).is_err());
+    bencher.bench_local(|| admission.at_accept(None, &limit, black_box((SOURCE, false)), now).is_err());
 }
 
 /// A pass taken and given back.

@@ -34,6 +34,8 @@ pub enum Refusal {
     QueueFull,
     /// The account has as many connections as its quota.
     AccountQuota,
+    /// The account has as many leafnodes as it may.
+    AccountLeafnodeQuota,
     /// The account opens connections faster than its quota.
     AccountRate,
     /// The user has as many connections as its quota.
@@ -50,6 +52,8 @@ pub enum Refusal {
     ClientTooOld,
     /// The source has as many connections as its quota.
     SourceQuota,
+    /// The source has as many leafnodes as it may.
+    SourceLeafnodeQuota,
     /// The source opens connections faster than its quota, or its logins keep failing.
     SourceRate,
     /// The listener serves `max_clients` already.
@@ -81,9 +85,11 @@ impl Refusal {
             self,
             Self::ServerCapacity
                 | Self::AccountQuota
+                | Self::AccountLeafnodeQuota
                 | Self::UserQuota
                 | Self::NameQuota
                 | Self::SourceQuota
+                | Self::SourceLeafnodeQuota
                 | Self::ListenerFull
         )
     }
@@ -111,6 +117,9 @@ impl Refusal {
             Self::AccountQuota => {
                 "the account has all its connections: close some, or raise its limit (accounts, or its JWT)"
             }
+            Self::AccountLeafnodeQuota => {
+                "the account has all its leafnodes: stop some, or raise its limit (accounts, or its JWT)"
+            }
             Self::AccountRate => "the account connects too fast: find out why, or raise its rate in [accounts]",
             Self::UserQuota => "the user has all its connections: close some, or raise its limit in [users]",
             Self::UserRate => "the user connects too fast: find out why, or raise its rate in [users]",
@@ -119,6 +128,9 @@ impl Refusal {
             Self::NameMissing => "clients connect without a name: have them set one, or relax [policies.name]",
             Self::ClientTooOld => "client libraries are too old: upgrade them, or relax [policies.version]",
             Self::SourceQuota => "the source has all its connections: raise the limit in [admission.per_source]",
+            Self::SourceLeafnodeQuota => {
+                "the source has all its leafnodes: raise max_leafnodes in [admission.per_source]"
+            }
             Self::SourceRate => {
                 "the source connects too fast (admission.per_source), or its logins keep failing: look at who it is"
             }
@@ -335,6 +347,7 @@ mod tests {
                 "login_timeout",
                 "queue_full",
                 "account_quota",
+                "account_leafnode_quota",
                 "account_rate",
                 "user_quota",
                 "user_rate",
@@ -343,6 +356,7 @@ mod tests {
                 "name_missing",
                 "client_too_old",
                 "source_quota",
+                "source_leafnode_quota",
                 "source_rate",
                 "listener_full",
                 "draining",

@@ -20,7 +20,7 @@ use crate::{
 const ROWS: usize = 20;
 
 /// What quotas are of.
-const KINDS: [&str; 4] = ["account", "user", "name", "server"];
+const KINDS: [&str; 5] = ["account", "user", "name", "leafnodes", "server"];
 
 /// What is asked for.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -113,7 +113,7 @@ mod tests {
             (MOST_ROWS, Some("account"), Some("A B"))
         );
         assert!(Asked::parse("limit=x").unwrap_err().contains("1 to 1000"));
-        assert!(Asked::parse("of=source").unwrap_err().contains("account, user, name, server"));
+        assert!(Asked::parse("of=source").unwrap_err().contains("account, user, name, leafnodes, server"));
     }
 
     #[test]

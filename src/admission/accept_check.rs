@@ -8,9 +8,8 @@ use crate::{
         queue::waiting::Waiter,
         quota::{
             account::AccountSlot,
-            by_key::KeySlot,
             limit::{Limit, Permit},
-            sources::Source,
+            sources::SourceSlots,
             users_and_names::QuotaIdentity,
         },
     },
@@ -21,8 +20,7 @@ use crate::{
 #[derive(Debug)]
 pub struct AcceptPermit {
     _client: Permit,
-    /// `None` where sources are not limited, and so not counted. On the heap, since every session has one.
-    _source: Option<Box<KeySlot<Source>>>,
+    _source: SourceSlots,
     /// In observe mode, why it would have been refused. It counts for no source then.
     would_refuse: Option<Refusal>,
 }
@@ -30,7 +28,7 @@ pub struct AcceptPermit {
 impl AcceptPermit {
     /// The client would have been refused by the connect check: it counts for no source either.
     pub fn becomes_extra(&mut self) {
-        self._source = None;
+        self._source = SourceSlots::default();
     }
 
     /// In observe mode, why the connection would have been refused.
@@ -40,8 +38,8 @@ impl AcceptPermit {
 }
 
 impl<W: Waiter> Admission<W> {
-    /// The verdict on a connection: takes a connection slot and a token of the source, and a permit of the `limit` of
-    /// clients unless it has one already. Who is refused for its source takes no client's place, not even for a moment.
+    /// The verdict on a connection from this source, and whether it is one of a leafnode: takes a connection slot and a
+    /// token of the source, and a permit of the `limit` of clients unless it has one already. Who is refused for its source takes no client's place, not even for a moment.
     ///
     /// # Errors
     /// The reason to refuse with; no slot is kept then.
@@ -49,7 +47,7 @@ impl<W: Waiter> Admission<W> {
         &self,
         client: Option<Permit>,
         limit: &Arc<Limit>,
-        source: IpAddr,
+        source: (IpAddr, bool),
         now: Instant,
     ) -> Result<AcceptPermit, Refusal> {
         if self.is_draining() {
@@ -65,31 +63,47 @@ impl<W: Waiter> Admission<W> {
     ///
     /// # Errors
     /// The reason to refuse with; nothing is taken then.
-    pub fn accept_operator(&self, limit: &Arc<Limit>, source: IpAddr, now: Instant) -> Result<AcceptPermit, Refusal> {
+    pub fn accept_operator(
+        &self,
+        limit: &Arc<Limit>,
+        source: (IpAddr, bool),
+        now: Instant,
+    ) -> Result<AcceptPermit, Refusal> {
         self.accept(|| Some(limit.acquire_over()), source, now)
     }
 
     /// What a session holds that another process of weir has had until now: it counts over all limits.
-    pub fn adopt_accepted(&self, limit: &Arc<Limit>, source: IpAddr, now: Instant) -> AcceptPermit {
+    pub fn adopt_accepted(&self, limit: &Arc<Limit>, source: (IpAddr, bool), now: Instant) -> AcceptPermit {
         let source = self.sources.adopt(source, now);
         AcceptPermit { _client: limit.acquire_over(), _source: source, would_refuse: None }
     }
 
     /// What such a session holds of its account, and of the quotas by user and name.
-    pub fn adopt_session(&self, account: &Arc<str>, quota_identity: &QuotaIdentity, now: Instant) -> AccountSlot {
+    pub fn adopt_session(
+        &self,
+        account: &Arc<str>,
+        quota_identity: &QuotaIdentity,
+        is_leafnode: bool,
+        now: Instant,
+    ) -> AccountSlot {
         let other_quotas = self.users_and_names.adopt(quota_identity, now);
-        self.accounts.adopt_session(account, now).with_other_quotas(other_quotas)
+        let slot = self.accounts.adopt_session(account, now).with_other_quotas(other_quotas);
+        if !is_leafnode {
+            return slot;
+        }
+        let leafnode = self.leafnodes.adopt(slot.account(), now);
+        slot.with_leafnode(leafnode)
     }
 
     fn accept(
         &self,
         client: impl FnOnce() -> Option<Permit>,
-        source: IpAddr,
+        source: (IpAddr, bool),
         now: Instant,
     ) -> Result<AcceptPermit, Refusal> {
         let (source, would_refuse) = match self.sources.enter(source, now, &self.warned) {
             Ok(source) => (source, None),
-            Err(reason) => (None, Some(self.unless_observing(reason)?)),
+            Err(reason) => (SourceSlots::default(), Some(self.unless_observing(reason)?)),
         };
         let client = client().ok_or(Refusal::ListenerFull)?;
         Ok(AcceptPermit { _client: client, _source: source, would_refuse })

@@ -51,6 +51,8 @@ pub struct Client {
     /// Whether only its JWT says so, and no server has let that in from its source. Anybody can write such a JWT, so
     /// that it opens no lane and has no priority: the client waits in the lane of its source.
     pub names_its_account: bool,
+    /// Whether it is a leafnode.
+    pub is_leafnode: bool,
     /// Where it comes from.
     pub source: Source,
     /// The same client has the same key when it comes back.
@@ -101,6 +103,8 @@ pub struct SilentClient {
     pub hold_until: Instant,
     /// Whether the slots that are kept for operators are for it too.
     pub may_use_reserve: bool,
+    /// Whether it has come where leafnodes do.
+    pub is_leafnode: bool,
 }
 
 /// What an admitted client holds; both slots are given back on drop.

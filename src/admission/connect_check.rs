@@ -128,7 +128,7 @@ impl<W: Waiter> Admission<W> {
         if self.is_draining() {
             return Verdict::Refuse { reason: Refusal::Draining, at: now, permit: None };
         }
-        let SilentClient { source, key, hold_until, may_use_reserve } = client;
+        let SilentClient { source, key, hold_until, may_use_reserve, is_leafnode } = client;
         let source = Source::from(source);
         let lane = source.lane_name();
         // What its login takes is not known before its account is; the deadlines have left time for it.
@@ -139,6 +139,7 @@ impl<W: Waiter> Admission<W> {
         let client = Client {
             account,
             names_its_account: false,
+            is_leafnode,
             source,
             key,
             proof,
@@ -211,7 +212,15 @@ impl<W: Waiter> Admission<W> {
             true => self.accounts.enter_or_wait(&client.account, client.proof, now),
             false => self.accounts.enter(&client.account, client.proof, now),
         };
+        let entered = entered.or_else(|reached| match client.is_leafnode {
+            true => self.accounts.enter_leafnode(&client.account, client.proof, now),
+            false => Err(reached),
+        });
         let account = entered.map_err(|_| Refusal::AccountQuota)?;
+        let account = match client.is_leafnode {
+            true => self.with_leafnode(account, client.proof, now)?,
+            false => account,
+        };
         let account = match account.account().is_known() {
             true => account,
             false => account.with_source(self.source_key(client.source)),
@@ -220,6 +229,15 @@ impl<W: Waiter> Admission<W> {
         let other_quotas =
             self.users_and_names.enter(&client.quota_identity, client.proof, (now, latest), may_wait, &self.warned)?;
         Ok(account.with_other_quotas(other_quotas))
+    }
+
+    /// Takes a place among the leafnodes of its account for a slot.
+    ///
+    /// # Errors
+    /// [`Refusal::AccountLeafnodeQuota`]: there is none.
+    pub(super) fn with_leafnode(&self, slot: AccountSlot, proof: Proof, now: Instant) -> Result<AccountSlot, Refusal> {
+        let leafnode = self.leafnodes.enter(slot.account(), proof, now, &self.warned)?;
+        Ok(slot.with_leafnode(leafnode))
     }
 
     /// Admits a client that is within its quotas, or puts it into the queue.

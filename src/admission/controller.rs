@@ -25,6 +25,7 @@ use crate::{
         quota::{
             account::{Account, LIMIT_OF_UNKNOWN, LoginOf},
             accounts::Accounts,
+            leafnodes::LeafnodeQuotas,
             limit::Limit,
             logins::Unanswered,
             rate::TokenBucket,
@@ -96,6 +97,7 @@ pub struct Admission<W> {
     pub(super) sources: Sources,
     source_seed: RandomState,
     pub(super) users_and_names: UserAndNameQuotas,
+    pub(super) leafnodes: LeafnodeQuotas,
     pub(super) warned: Arc<Warned>,
     pub(super) accounts: Accounts,
     /// The configured pace.
@@ -140,10 +142,11 @@ impl<W: Waiter> Admission<W> {
         let warned = Arc::<Warned>::default();
         Self {
             servers,
-            sources: Sources::new(params.per_source),
+            sources: Sources::new(params.per_source, params.max_leafnodes_per_source),
             source_seed: RandomState::new(),
             accounts: Accounts::new(params.default_account, params.accounts.clone(), Arc::clone(&warned)),
             users_and_names: UserAndNameQuotas::new(&params.patterns),
+            leafnodes: LeafnodeQuotas::default(),
             warned,
             pace: TokenBucket::new(params.pace),
             shared_rates: OnceLock::new(),
@@ -182,7 +185,7 @@ impl<W: Waiter> Admission<W> {
     /// the deadline, and who is in stays in, also beyond a limit that is lower now.
     pub fn set_params(&self, params: &Params, now: Instant) {
         self.observing.store(params.mode == Mode::Observe, Relaxed);
-        self.sources.set_quota(params.per_source);
+        self.sources.set_quota(params.per_source, params.max_leafnodes_per_source);
         self.accounts.set_limits(params.default_account, params.accounts.clone(), now);
         self.users_and_names.set(&params.patterns);
         self.deadline_policy.store(Arc::new(params.deadline_policy()));
@@ -200,6 +203,7 @@ impl<W: Waiter> Admission<W> {
     pub fn share_quotas(&self, book: &Arc<LeaseBook>) {
         self.accounts.share_quotas(Arc::clone(book));
         self.users_and_names.share_quotas(Arc::clone(book));
+        self.leafnodes.share_quotas(Arc::clone(book));
     }
 
     /// The patterns of users and of names that have quotas.
@@ -232,6 +236,11 @@ impl<W: Waiter> Admission<W> {
     /// Whether any quota is by user or by client name.
     pub fn has_user_or_name_quotas(&self) -> bool {
         !self.users_and_names.is_empty()
+    }
+
+    /// How many leafnodes each account has.
+    pub fn leafnodes(&self) -> &LeafnodeQuotas {
+        &self.leafnodes
     }
 
     /// The clients that quotas which only warn would have refused.
@@ -515,6 +524,7 @@ impl<W: Waiter> Admission<W> {
         self.sources.sweep(now);
         self.accounts.sweep(now);
         self.users_and_names.sweep(now);
+        self.leafnodes.sweep(now);
         self.client_history.sweep(now);
         self.source_reputation.sweep(now);
         self.login_history.sweep(now);

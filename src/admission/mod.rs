@@ -7,10 +7,12 @@
 //!   accept check, by the source            counted in               a client beyond it is told
 //!     max_clients of the listener          quota::limit             listener_full
 //!     max_connections, rate of the source  quota::sources           source_quota, source_rate
+//!     max_leafnodes of the source          quota::sources           source_leafnode_quota
 //!
 //!   connect check, by who asks             counted in               a client beyond it
 //!     kicked by an operator for a time     reputation::kicked        is refused: kicked
 //!     max_connections of the account       quota::account           is refused: account_quota
+//!     max_leafnodes of the account         quota::leafnodes         is refused: account_leafnode_quota
 //!     quotas by user and by client name    quota::users_and_names   is refused: user_quota, name_quota
 //!     rates by user and by client name     quota::users_and_names   waits for its token, or user_rate, name_rate
 //!     rate of the account                  quota::account           waits in the queue, or account_rate

@@ -148,15 +148,23 @@ impl<W: Waiter> Admission<W> {
     /// A slot in the account that a server has named, for a client that holds one in the account that it claimed.
     ///
     /// # Errors
-    /// [`Refusal::AccountQuota`], in enforce mode; nothing is taken then.
+    /// [`Refusal::AccountQuota`] or [`Refusal::AccountLeafnodeQuota`], in enforce mode; nothing is taken then.
     pub fn enter_named(&self, named: &Arc<str>, before: &AccountSlot, now: Instant) -> Result<AccountSlot, Refusal> {
         if let Some(Would::Refuse(reason)) = before.would() {
             return Ok(self.extra(named, reason, now));
         }
-        match self.accounts.enter(named, Proof::Known, now) {
-            Ok(slot) => Ok(slot),
-            Err(_) => self.unless_observing(Refusal::AccountQuota).map(|reason| self.extra(named, reason, now)),
-        }
+        let entered = match before.is_of_leafnode() {
+            true => self.enter_named_leafnode(named, now),
+            false => self.accounts.enter(named, Proof::Known, now).map_err(|_| Refusal::AccountQuota),
+        };
+        entered.or_else(|reason| self.unless_observing(reason).map(|reason| self.extra(named, reason, now)))
+    }
+
+    fn enter_named_leafnode(&self, named: &Arc<str>, now: Instant) -> Result<AccountSlot, Refusal> {
+        let accounts = &self.accounts;
+        let entered = accounts.enter(named, Proof::Known, now);
+        let entered = entered.or_else(|_| accounts.enter_leafnode(named, Proof::Known, now));
+        self.with_leafnode(entered.map_err(|_| Refusal::AccountQuota)?, Proof::Known, now)
     }
 
     /// A server has let a client in: what it only claimed until now is its own.

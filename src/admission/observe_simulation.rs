@@ -71,7 +71,7 @@ impl Side {
 
     /// A client comes; in observe mode it is let in whatever is said of it. Its login takes no time.
     fn comes(&mut self, arrival: &Arrival, now: Instant, logs_in: bool) -> Said {
-        let accepted = self.admission.at_accept(None, &self.limit, arrival.source, now);
+        let accepted = self.admission.at_accept(None, &self.limit, (arrival.source, false), now);
         let mut entry = match accepted {
             Ok(entry) => entry,
             Err(reason) => return Said::Refuse(reason),
@@ -81,6 +81,7 @@ impl Side {
         let client = Client {
             account: arrival.account.into(),
             names_its_account: false,
+            is_leafnode: false,
             source: arrival.source.into(),
             key: ClientKey::from_raw(arrival.id),
             proof: if arrival.is_known { Proof::Known } else { Proof::Missing(claim) },
@@ -196,6 +197,7 @@ fn quotas(with_rates: bool, rng: &mut fastrand::Rng) -> Params {
     let rate_if = |per_second, burst| rate(per_second, burst).filter(|_| with_rates);
     Params {
         per_source: quota(Some(rng.u32(4..15)), rate(20, rng.u32(2..20))),
+        max_leafnodes_per_source: None,
         accounts: HashMap::from([("A".into(), account(most_of_a)), ("B".into(), account(12))]),
         patterns: PatternQuotas {
             users: vec![pattern("u1", quota(Some(3), None)), pattern("u2", quota(None, rate_if(2, 2)))],

@@ -23,6 +23,8 @@ pub struct Quota {
 pub struct AccountLimits {
     /// Of connections and of new connections per second.
     pub quota: Quota,
+    /// The most leafnodes at once; `None` is no limit.
+    pub max_leafnodes: Option<u32>,
     /// Its share of the pace while others wait, relative to the other accounts' (default 1).
     pub weight: NonZeroU32,
     /// Its clients go before those of all accounts without priority.
@@ -37,7 +39,7 @@ pub struct AccountLimits {
 impl Default for AccountLimits {
     fn default() -> Self {
         let (quota, weight) = (Quota::default(), NonZeroU32::MIN);
-        Self { quota, weight, priority: false, max_handshakes: None, rehome: None }
+        Self { quota, max_leafnodes: None, weight, priority: false, max_handshakes: None, rehome: None }
     }
 }
 
@@ -89,6 +91,8 @@ pub struct Params {
     pub max_clients: u32,
     /// Quota of each source address (IPv6: /64).
     pub per_source: Quota,
+    /// The most leafnodes of each source at once.
+    pub max_leafnodes_per_source: Option<u32>,
     /// Limits of any account without an entry of its own.
     pub default_account: AccountLimits,
     /// Limits by account name.

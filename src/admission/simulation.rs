@@ -32,6 +32,7 @@ const ACCOUNTS: [&str; 4] = ["A", "B", "C", "default"];
 const MAX_HELD: usize = 40;
 const MAX_CLIENTS: u32 = 120;
 const PER_SOURCE: u32 = 30;
+const LEAFNODES_PER_SOURCE: u32 = 4;
 const LONGEST_LOGIN: Duration = Duration::from_millis(300);
 
 #[derive(Debug)]
@@ -146,10 +147,11 @@ fn params(rng: &mut fastrand::Rng) -> Params {
         refusal_spread: Duration::from_millis(1500),
         max_clients: MAX_CLIENTS,
         per_source: Quota { max_connections: Some(PER_SOURCE), ..Quota::default() },
+        max_leafnodes_per_source: Some(LEAFNODES_PER_SOURCE),
         default_account: limits(None, None, 1),
         accounts: HashMap::from([
             ("A".to_owned(), limits(Some(10), None, 1)),
-            ("B".to_owned(), limits(Some(25), Some(20), 2)),
+            ("B".to_owned(), AccountLimits { max_leafnodes: Some(3), ..limits(Some(25), Some(20), 2) }),
             ("C".to_owned(), AccountLimits { priority: rng.bool(), ..limits(None, Some(30), 3) }),
         ]),
         rules: Vec::new(),
@@ -226,10 +228,12 @@ impl World {
 
     fn arrive(&mut self) {
         let source = IpAddr::from([192, 0, 2, self.rng.u8(0..6)]);
-        let entry = match self.admission.at_accept(None, &self.limit, source, self.now) {
+        let is_leafnode = self.rng.u8(0..5) == 0;
+        let entry = match self.admission.at_accept(None, &self.limit, (source, is_leafnode), self.now) {
             Ok(entry) => entry,
             Err(reason) => {
-                assert!(matches!(reason, Refusal::SourceQuota | Refusal::ListenerFull));
+                assert!(matches!(reason, Refusal::SourceQuota | Refusal::SourceLeafnodeQuota | Refusal::ListenerFull));
+                assert!(is_leafnode || reason != Refusal::SourceLeafnodeQuota);
                 return;
             }
         };
@@ -245,6 +249,7 @@ impl World {
             account,
             key: client,
             names_its_account: false,
+            is_leafnode,
             source: Source::NOWHERE,
             proof: Proof::Known,
             may_use_reserve: false,
@@ -463,6 +468,9 @@ impl World {
         for (name, quota) in [("A", 10), ("B", 25)] {
             assert!(in_account(name) <= quota, "{name} is over its quota");
         }
+        let leafnodes = self.inside.values().filter(|one| one.pass.account.is_of_leafnode());
+        let of_b = leafnodes.filter(|one| **one.pass.account.account().name() == *"B").count();
+        assert!(of_b <= 3, "{of_b} leafnodes of B");
         let counted: u32 = ACCOUNTS.iter().map(|name| in_account(name)).sum();
         assert_eq!(counted as usize, self.inside.len() + queued, "slots of accounts");
         assert_eq!(self.limit.in_use() as usize, self.inside.len() + alive, "clients of the listener");
@@ -483,6 +491,7 @@ fn ends_clean(mut world: World) {
     assert_eq!(world.admission.waiting().all(), 0);
     assert!(world.admission.sources.is_empty());
     assert!(world.admission.accounts().connections().is_empty());
+    assert!(world.admission.leafnodes().is_empty());
 }
 
 #[test]

@@ -241,6 +241,7 @@ mod tests {
                 account: "A".into(),
                 key: ClientKey::from_raw(self.clients),
                 names_its_account: false,
+                is_leafnode: false,
                 source: Source::NOWHERE,
                 proof: Proof::Known,
                 may_use_reserve: false,

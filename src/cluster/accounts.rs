@@ -54,6 +54,8 @@ struct JwtNats {
 struct Limits {
     /// -1 or absent is no limit.
     conn: Option<i64>,
+    /// The same of leafnodes.
+    leaf: Option<i64>,
 }
 
 /// `$SYS.REQ.ACCOUNT.PING.STATZ`, and `/accstatz`.
@@ -105,7 +107,7 @@ pub async fn watch(
     }
 }
 
-/// Asks for the connection limits in the accounts' JWTs.
+/// Asks for the limits of connections and leafnodes in the accounts' JWTs.
 async fn read_limits(system: &SystemAccount, admission: &SessionAdmission) {
     for name in admission.accounts().to_ask(timer::now(), MAX_LIMITS_ASKED) {
         // Only accounts with a JWT have a limit there. Their names are keys, which can stand in a subject as they are.
@@ -114,8 +116,9 @@ async fn read_limits(system: &SystemAccount, admission: &SessionAdmission) {
         }
         match system.ask::<Account>(format!("$SYS.REQ.ACCOUNT.{name}.INFO"), "".into()).await {
             Ok(account) => {
-                let limit = account.decoded_jwt.and_then(|jwt| jwt.nats.limits.conn);
-                admission.accounts().limited_by_cluster(&name, limit.and_then(|n| u32::try_from(n).ok()));
+                let limits = account.decoded_jwt.map(|jwt| jwt.nats.limits).unwrap_or_default();
+                let most = |limit: Option<i64>| limit.and_then(|n| u32::try_from(n).ok());
+                admission.accounts().limited_by_cluster(&name, most(limits.conn), most(limits.leaf));
             }
             // Clients may claim an account that does not exist.
             Err(err) => debug!(account = &*name, %err, "the limit of the account is not known"),

@@ -133,6 +133,16 @@ pub(super) fn quota(s: &mut Section<'_>) -> Quota {
     Quota { max_connections, rate, warn_only }
 }
 
+/// Reads `max_leafnodes`. None is a limit that an operator may want: an account without leafnodes.
+fn max_leafnodes(s: &mut Section<'_>) -> Option<u32> {
+    s.optional("max_leafnodes", "no limit", within(0..=u32::MAX).or_leave_out("no limit"))
+}
+
+/// Reads `[admission.per_source]`: the quota, and the most leafnodes.
+pub(super) fn per_source(s: &mut Section<'_>) -> (Quota, Option<u32>) {
+    (quota(s), max_leafnodes(s))
+}
+
 /// All tables under `accounts`.
 pub(super) struct Accounts {
     pub(super) default: AccountLimits,
@@ -165,6 +175,7 @@ const DEFAULT: &str = "default";
 
 fn account_limits(s: &mut Section<'_>) -> AccountLimits {
     let quota = quota(s);
+    let max_leafnodes = max_leafnodes(s);
     // 1: all accounts have the same share by default.
     let weight = s.value("weight", 1u32, within(1..=1000));
     // No: an account that goes first makes others wait, which only the operator can decide.
@@ -174,6 +185,7 @@ fn account_limits(s: &mut Section<'_>) -> AccountLimits {
     let most = s.optional("max_handshakes", "what the servers are seen to do", within(1..=1_000_000u32));
     AccountLimits {
         quota,
+        max_leafnodes,
         weight: NonZeroU32::new(weight).unwrap_or(NonZeroU32::MIN),
         priority,
         max_handshakes: most.and_then(NonZeroU32::new),

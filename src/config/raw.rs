@@ -456,7 +456,7 @@ fn admission(s: &mut Section<'_>) -> admission::Params {
         given
     });
     // Off: offices, clusters and mobile carriers have thousands of clients behind one address.
-    let per_source = s.table("per_source", quota::quota);
+    let (per_source, max_leafnodes_per_source) = s.table("per_source", quota::per_source);
     admission::Params {
         mode,
         pace,
@@ -465,6 +465,7 @@ fn admission(s: &mut Section<'_>) -> admission::Params {
         max_hold_by_lang: by_lang.into_iter().collect(),
         refusal_spread,
         per_source,
+        max_leafnodes_per_source,
         // `read` fills these in from other tables.
         max_clients: 0,
         default_account: Default::default(),

@@ -20,6 +20,8 @@ pub enum Kind {
     User,
     /// A pattern of clients' names (`name` of CONNECT), as it is configured.
     Name,
+    /// The leafnodes of an account.
+    Leafnodes,
     /// A server.
     Server,
 }
@@ -31,6 +33,7 @@ impl Kind {
             Self::Account => 'a',
             Self::User => 'u',
             Self::Name => 'n',
+            Self::Leafnodes => 'l',
             Self::Server => 's',
         }
     }

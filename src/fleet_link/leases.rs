@@ -236,6 +236,7 @@ fn quotas(link: &FleetLink) -> Vec<Quota> {
             Kind::Account => "account",
             Kind::User => "user",
             Kind::Name => "name",
+            Kind::Leafnodes => "leafnodes",
             Kind::Server => "server",
         };
         all.push(Quota {

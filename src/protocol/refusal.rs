@@ -68,6 +68,7 @@ words! {
         | Refusal::LoginTimeout
         | Refusal::QueueFull
         | Refusal::SourceQuota
+        | Refusal::SourceLeafnodeQuota
         | Refusal::SourceRate
         | Refusal::ListenerFull
         | Refusal::TlsBusy
@@ -75,6 +76,7 @@ words! {
         | Refusal::Paused
         | Refusal::Kicked => "maximum connections exceeded",
     Refusal::AccountQuota
+        | Refusal::AccountLeafnodeQuota
         | Refusal::AccountRate
         | Refusal::UserQuota
         | Refusal::UserRate

@@ -58,7 +58,7 @@ pub(super) async fn settle(
     }
     let is_operator = named.as_ref().is_some_and(|named| server.is_system_account(named));
     if downstream.entry.is_none() {
-        let (limit, source) = (&cx.listener.max_clients, cx.source());
+        let (limit, source) = (&cx.listener.max_clients, (cx.source(), cx.listener.is_for_leafnodes));
         let admission = &shared.admission;
         downstream.entry = Some(match is_operator {
             true => admission.accept_operator(limit, source, now())?,
@@ -102,11 +102,20 @@ pub(super) async fn enter_shared(
     let mut waits = None;
     loop {
         let reason = match enter() {
-            Err(reason @ (Refusal::AccountQuota | Refusal::UserQuota | Refusal::NameQuota)) if now() < until => reason,
+            Err(
+                reason @ (Refusal::AccountQuota
+                | Refusal::AccountLeafnodeQuota
+                | Refusal::UserQuota
+                | Refusal::NameQuota),
+            ) if now() < until => reason,
             entered => return entered,
         };
         if waits.is_none() {
-            waits = shared.admission.accounts().find(account).and_then(|account| account.allowance()?.wait(now()));
+            let admission = &shared.admission;
+            waits = admission.accounts().find(account).and_then(|account| match reason {
+                Refusal::AccountLeafnodeQuota => admission.leafnodes().wait(&account, now()),
+                _ => account.allowance()?.wait(now()),
+            });
         }
         if waits.as_ref().is_none_or(LeaseWait::is_in_vain) {
             return Err(reason);

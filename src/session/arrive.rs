@@ -126,7 +126,8 @@ fn ask(cx: &Context, permit: ConnectionPermit) -> Result<(ConnectionPermit, Opti
 /// find no such permit: its connections do not take the places of clients.
 fn check(cx: &Context, permit: ConnectionPermit) -> Result<Checked, End> {
     let (client, other) = permit.split();
-    let entry = cx.shared.admission.at_accept(client, &cx.listener.max_clients, cx.source(), now());
+    let source = (cx.source(), cx.listener.is_for_leafnodes);
+    let entry = cx.shared.admission.at_accept(client, &cx.listener.max_clients, source, now());
     let refusing = match &entry {
         Ok(_) => None,
         Err(reason) => Some(cx.shared.descriptors.to_refuse_with(other).ok_or(End::Refused(*reason))?),

@@ -43,7 +43,8 @@ impl Shared {
     /// Whether a client that is refused for this reason is to be told at once: others need its descriptor to be
     /// refused with.
     pub(super) fn must_hurry(&self, reason: Refusal) -> bool {
-        let is_at_accept = matches!(reason, Refusal::ListenerFull | Refusal::SourceQuota);
+        let is_at_accept =
+            matches!(reason, Refusal::ListenerFull | Refusal::SourceQuota | Refusal::SourceLeafnodeQuota);
         is_at_accept && self.descriptors.refusing.in_use() >= self.descriptors.refusing.most() / 2
     }
 }

@@ -334,7 +334,8 @@ pub(super) async fn turn_by_source(
     let shared = &cx.shared;
     let hold_until = cx.wait_before_info_until().into_std();
     let key = shared.keys.client(cx.source(), shared.keys.credential(Credential::Nothing), None);
-    let client = SilentClient { source: cx.source(), key, hold_until, may_use_reserve };
+    let is_leafnode = cx.listener.is_for_leafnodes;
+    let client = SilentClient { source: cx.source(), key, hold_until, may_use_reserve, is_leafnode };
     let (turn, turn_comes) = oneshot::channel();
     let waiter = || TurnSender(turn);
     let begun = with_rng(|rng| Wait::before_connect(&shared.admission, client, now(), rng, waiter));

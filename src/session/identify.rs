@@ -107,6 +107,7 @@ impl Greeted {
         let client = Client {
             names_its_account: matches!(credential, Credential::Jwt { .. }) && !is_known,
             account,
+            is_leafnode: cx.listener.is_for_leafnodes,
             source: claim.source,
             key,
             proof,

@@ -419,6 +419,7 @@ impl RehomeTerms {
         let client = Client {
             account: Arc::clone(account.name()),
             names_its_account: false,
+            is_leafnode: false,
             source: self.source.into(),
             key: self.client,
             proof: Proof::Known,

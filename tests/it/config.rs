@@ -148,6 +148,7 @@ fn what_is_written_is_what_holds() {
         "nats.js" = "10s"
         [admission.per_source]
         max_connections = 7
+        max_leafnodes = 0
         [accounts.ZETA]
         users = ["a", "b-*"]
         rate = 5
@@ -158,6 +159,7 @@ fn what_is_written_is_what_holds() {
         priority = true
         [accounts.default]
         max_connections = 9
+        max_leafnodes = 3
         "#,
     );
     assert_eq!(config.workers.map(usize::from), Some(3));
@@ -174,6 +176,9 @@ fn what_is_written_is_what_holds() {
     assert_eq!(config.admission.pace, rate(400, 40));
     assert_eq!(config.admission.max_hold_by_lang["nats.js"], Duration::from_secs(10));
     assert_eq!(config.admission.per_source.max_connections, Some(7));
+    assert_eq!(config.admission.max_leafnodes_per_source, Some(0));
+    assert_eq!(config.admission.default_account.max_leafnodes, Some(3));
+    assert_eq!(config.admission.accounts["ZETA"].max_leafnodes, None);
     assert_eq!(config.admission.accounts["ZETA"].quota.rate, rate(5, 6));
     assert_eq!(config.admission.accounts["ALPHA"].weight.get(), 3);
     assert!(config.admission.accounts["ALPHA"].priority && !config.admission.default_account.priority);
@@ -382,6 +387,10 @@ const WRONG: &[(&str, &str)] = &[
         "[admission.per_source]\nmax_connections = 0",
         "2: admission.per_source.max_connections: 0 admits nobody; write 1 or more, or leave the key out for no limit",
     ),
+    (
+        "[accounts.A]\nmax_leafnodes = -1",
+        "2: accounts.A.max_leafnodes: -1 is too small; write 0 or more, or leave the key out for no limit",
+    ),
     ("[accounts.A]\nweight = 0", "2: accounts.A.weight: 0 is too small; write 1 to 1000"),
     (
         "[accounts.A]\nusers = [\"ok\", \"[hunter2\"]",
@@ -402,7 +411,7 @@ const WRONG: &[(&str, &str)] = &[
     ),
     (
         "[accounts.A]\ntoken = \"hunter2\"",
-        "2: accounts.A.token: unknown key; the keys here are users, users_file, max_connections, rate, burst, warn_only, weight, priority, max_handshakes, rehome, rehome_memory, rehome_within",
+        "2: accounts.A.token: unknown key; the keys here are users, users_file, max_connections, rate, burst, warn_only, max_leafnodes, weight, priority, max_handshakes, rehome, rehome_memory, rehome_within",
     ),
     ("[accounts]\nA = \"hunter2\"", "2: accounts.A: it is a string; write [accounts.A] and its keys below"),
     ("[users.a]", "1: users.a: it limits nothing; write max_connections or rate"),

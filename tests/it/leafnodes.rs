@@ -15,47 +15,47 @@ use weir_testkit::tls::{Authority, pair};
 use weir_testkit::*;
 
 /// A server that takes leafnodes.
-struct Hub {
-    server: NatsServer,
-    leafnodes: String,
+pub(crate) struct Hub {
+    pub(crate) server: NatsServer,
+    pub(crate) leafnodes: String,
 }
 
 impl Hub {
     /// With these keys in `leafnodes { … }`, and more configuration.
-    async fn start(name: &str, leafnodes: &str, extra: &str) -> Self {
+    pub(crate) async fn start(name: &str, leafnodes: &str, extra: &str) -> Self {
         let (options, leafnodes) = Self::options(ServerOptions::named(name), leafnodes, extra);
         Self { server: NatsServer::start(options).await, leafnodes }
     }
 
-    fn options(options: ServerOptions, leafnodes: &str, extra: &str) -> (ServerOptions, String) {
+    pub(crate) fn options(options: ServerOptions, leafnodes: &str, extra: &str) -> (ServerOptions, String) {
         let address = format!("127.0.0.1:{}", ports::free());
         let own = format!("leafnodes {{ listen: \"{address}\"\n{leafnodes} }}\n{extra}");
         (options.with(&own), address)
     }
 
-    async fn count(&self) -> u64 {
+    pub(crate) async fn count(&self) -> u64 {
         self.server.varz().await["leafnodes"].as_u64().unwrap()
     }
 }
 
 /// weir in front of these hubs, whose leafnode ports it reads in `/varz`; its only listener is for leafnodes.
-fn before(hubs: &[&Hub]) -> WeirConfig {
+pub(crate) fn before(hubs: &[&Hub]) -> WeirConfig {
     WeirConfig::of_servers(&hubs.iter().map(|hub| &hub.server).collect::<Vec<_>>()).listener("kind = \"leafnode\"")
 }
 
 /// A leafnode whose remote has these keys. It logs what it reads of INFO.
-async fn leafnode(name: &str, remote: &str) -> NatsServer {
+pub(crate) async fn leafnode(name: &str, remote: &str) -> NatsServer {
     let own = format!("debug: true\ntrace: true\nleafnodes {{ remotes: [ {{ {remote} }} ] }}");
     NatsServer::start(ServerOptions::named(name).with(&own)).await
 }
 
 /// The `url` of a remote at this address, with user and password.
-fn url(address: &str, user: &str) -> String {
+pub(crate) fn url(address: &str, user: &str) -> String {
     format!("url: \"nats-leaf://{user}{}{address}\"", if user.is_empty() { "" } else { "@" })
 }
 
 /// Waits until the leafnode has this many hubs.
-async fn connected(leafnode: &NatsServer, n: usize) -> Vec<Value> {
+pub(crate) async fn connected(leafnode: &NatsServer, n: usize) -> Vec<Value> {
     eventually(PATIENCE, "the leafnode is connected", async || {
         let leafz = leafnode.monitoring("/leafz").await.ok_or("no answer")?;
         let leafs = leafz["leafs"].as_array().cloned().unwrap_or_default();
@@ -95,7 +95,7 @@ async fn delivers(from: (&str, &Login), to: (&str, &Login)) {
     }
 }
 
-async fn both_ways(leafnode: &NatsServer, hub: &Hub, at_hub: &Login) {
+pub(crate) async fn both_ways(leafnode: &NatsServer, hub: &Hub, at_hub: &Login) {
     let (edge, core) = ((&*leafnode.address, &Login::nobody()), (&*hub.server.address, at_hub));
     delivers(edge, core).await;
     delivers(core, edge).await;
@@ -227,11 +227,21 @@ async fn with_tls_on_either_side() {
 
 /// So many hubs of one cluster.
 async fn cluster(n: usize) -> Vec<Hub> {
+    cluster_with(n, "", "", |options| options).await
+}
+
+/// The same with these keys in `leafnodes { … }`, and more configuration.
+pub(crate) async fn cluster_with(
+    n: usize,
+    leafnodes: &str,
+    extra: &str,
+    more: impl Fn(ServerOptions) -> ServerOptions,
+) -> Vec<Hub> {
     let mut addresses = Vec::new();
     let cluster = {
         let ports = std::sync::Mutex::new(&mut addresses);
         Cluster::start(n, |options| {
-            let (options, address) = Hub::options(options, "", "");
+            let (options, address) = Hub::options(more(options), leafnodes, extra);
             ports.lock().unwrap().push(address);
             options
         })

@@ -19,6 +19,7 @@ use crate::{
         params::{AccountLimits, RehomeLimits},
         quota::{
             accounts::QuotaReached,
+            leafnodes::LeafnodeSlot,
             lease::Lease,
             live::LiveLimits,
             logins::{Avoided, FIRST_LIMIT, Logins, Unanswered},
@@ -35,6 +36,8 @@ use crate::{
     upstream::{ServerId, concurrency::baseline::MeasuredFrom, reconciled_count::ReconciledCount},
 };
 
+mod handshake;
+mod leafnode;
 mod leased;
 mod observed;
 pub(in crate::admission) mod remembered;
@@ -51,6 +54,12 @@ pub struct Account {
     pub(super) connections: ReconciledCount,
     /// The most connections as the cluster says; `u32::MAX` while it has said nothing.
     pub(super) by_cluster: AtomicU32,
+    /// The most leafnodes as the cluster says; `u32::MAX` while it has said nothing.
+    pub(super) leafnodes_by_cluster: AtomicU32,
+    /// Of its connections, those of leafnodes.
+    pub(super) leafnodes: AtomicU32,
+    /// Whether a leafnode has ever asked for a place.
+    had_leafnode: AtomicBool,
     /// Of its connections, those that count beyond its quota, since only observe mode has let them in.
     extra: AtomicU32,
     /// Handshakes under way.
@@ -80,6 +89,9 @@ impl Account {
             limits: LiveLimits::new(limits),
             connections: ReconciledCount::default(),
             by_cluster: AtomicU32::new(u32::MAX),
+            leafnodes_by_cluster: AtomicU32::new(u32::MAX),
+            leafnodes: AtomicU32::new(0),
+            had_leafnode: AtomicBool::new(false),
             extra: AtomicU32::new(0),
             handshakes: AtomicU32::new(0),
             tokens: TokenBucket::new(limits.quota.rate),
@@ -348,6 +360,8 @@ pub struct AccountSlot {
     source: SourceKey,
     /// What its client holds of the quotas by user and name.
     other_quotas: UserAndNameSlots,
+    /// Its place among the leafnodes of the account, where it is one.
+    leafnode: Option<Box<LeafnodeSlot>>,
     /// What its client claims without proof.
     claim: Option<Box<Claim>>,
     /// What enforce mode would have done with its client.
@@ -388,7 +402,8 @@ impl AccountSlot {
         let other_quotas = UserAndNameSlots::default();
         let source = SourceKey::default();
         let (account, state) = (Arc::clone(account), SlotState::Waiting);
-        Self { account, state, source, other_quotas, claim: None, observed: None, lease: None, is_of_move: false }
+        let (leafnode, claim, observed, lease) = (None, None, None, None);
+        Self { account, state, source, other_quotas, leafnode, claim, observed, lease, is_of_move: false }
     }
 
     /// For the login of a session of this account that goes to another server: a handshake, and no connection.
@@ -429,7 +444,7 @@ impl AccountSlot {
 
     /// Whether no quota that it counts for limits connections.
     pub fn is_unlimited(&self) -> bool {
-        !self.account.is_limited() && self.other_quotas.is_empty()
+        !self.account.is_limited() && self.other_quotas.is_empty() && self.leafnode.is_none()
     }
 
     /// Takes a token of the account's rate.
@@ -458,12 +473,15 @@ impl AccountSlot {
     /// The quota that has no room for its client any more, since known ones have come.
     pub fn displaced(&self) -> Option<Refusal> {
         let account = &self.account;
-        let claim = self.claim.as_deref().filter(|_| self.lease.is_none());
+        let claim = self.claim.as_deref().filter(|_| self.lease.is_none() && self.is_bounded());
         let is_displaced = claim.is_some_and(|claim| {
             !account.limits.quota.warn_only()
                 && account.unproven.is_displaced(*claim, account.connections.total(), account.most_in_all())
         });
-        if is_displaced { Some(Refusal::AccountQuota) } else { self.other_quotas.displaced() }
+        match is_displaced {
+            true => Some(Refusal::AccountQuota),
+            false => self.displaced_leafnode().or_else(|| self.other_quotas.displaced()),
+        }
     }
 
     /// A server has let its client in: what it only claimed until now is its own.
@@ -471,10 +489,11 @@ impl AccountSlot {
     /// # Errors
     /// The quota that has no room for it, since known clients have come meanwhile.
     pub fn prove(&mut self, now: Instant) -> Result<(), Refusal> {
+        self.prove_leafnode(now)?;
         if let Some(claim) = self.claim.take() {
             let account = &self.account;
             account.charge(now);
-            if self.lease.is_some() {
+            if self.lease.is_some() || !self.is_bounded() {
                 account.unproven.prove(*claim, |_| ());
                 return self.other_quotas.prove(now);
             }
@@ -495,71 +514,6 @@ impl AccountSlot {
             self.account.connections.opened();
             self.lease_opened();
             self.account.had_session.store(true, Relaxed);
-        }
-    }
-
-    /// Begins the handshake, if its account may have one more.
-    pub fn begin_handshake(&mut self) -> bool {
-        let begun = self.state != SlotState::Waiting || self.account.begin_handshake();
-        if begun {
-            self.handshake_begun();
-        }
-        begun
-    }
-
-    /// Begins the handshake, whatever its account may have.
-    pub fn begin_handshake_over(&mut self) {
-        if self.state == SlotState::Waiting {
-            self.account.begin_handshake_over();
-            self.handshake_begun();
-        }
-    }
-
-    /// [`Account::begin_handshake`] was called for it.
-    pub fn handshake_begun(&mut self) {
-        if self.state == SlotState::Waiting {
-            self.state = SlotState::Handshake;
-        }
-    }
-
-    /// The handshake that has begun is one on this server.
-    pub fn logs_in_at(&mut self, server: ServerId) {
-        if !self.state.is_handshake() || self.account.is_nobody {
-            return;
-        }
-        self.leave_server();
-        self.account.logins().began(server, self.counted_source());
-        self.state = SlotState::LogsIn { at: server };
-    }
-
-    fn counted_source(&self) -> Option<SourceKey> {
-        self.account.counts_sources().then_some(self.source)
-    }
-
-    /// The login takes longer than others on its server do.
-    pub fn login_is_overdue(&mut self) {
-        if let SlotState::LogsIn { at } = self.state {
-            self.state = SlotState::Overdue { at };
-            let first = if self.account.is_known() { FIRST_LIMIT } else { LIMIT_OF_UNKNOWN };
-            self.account.logins().became_overdue(at, first);
-            self.account.had_overdue.store(true, Relaxed);
-        }
-    }
-
-    fn leave_server(&mut self) {
-        if let SlotState::LogsIn { at } | SlotState::Overdue { at } = self.state {
-            let was_overdue = matches!(self.state, SlotState::Overdue { .. });
-            self.account.logins().ended(at, self.counted_source(), was_overdue);
-            self.state = SlotState::Handshake;
-        }
-    }
-
-    /// The handshake is over, or there is none after all.
-    pub fn end_handshake(&mut self) {
-        if self.state.is_handshake() {
-            self.leave_server();
-            self.state = SlotState::Waiting;
-            self.account.end_handshake();
         }
     }
 

@@ -113,6 +113,14 @@ impl Accounts {
         })
     }
 
+    /// Takes a connection slot for a leafnode, for which its account has none left as far as clients go.
+    ///
+    /// # Errors
+    /// [`QuotaReached`]; nothing is taken then.
+    pub fn enter_leafnode(&self, name: &Arc<str>, proof: Proof, now: Instant) -> Result<AccountSlot, QuotaReached> {
+        self.with(name, now, |account| account.enter_leafnode(proof))
+    }
+
     /// From now on the fleet shares the quotas, by the leases of `book`. To be called before any account is in use.
     pub fn share_quotas(&self, book: Arc<LeaseBook>) {
         let _ = self.book.set(book);
@@ -187,6 +195,14 @@ impl Accounts {
         self.map.iter().filter(|one| count(one) > 0).map(|one| (Arc::clone(one.key()), count(&one))).collect()
     }
 
+    /// The leafnodes through weir of every account that has any, and the most that it may have, where it has a limit.
+    pub fn leafnodes(&self) -> Vec<(Arc<str>, u32, Option<u32>)> {
+        let of = |name: &Arc<str>, account: &Account| {
+            (Arc::clone(name), account.leafnodes.load(Relaxed), account.max_leafnodes())
+        };
+        self.map.iter().map(|one| of(one.key(), &one.account)).filter(|(_, leafnodes, _)| *leafnodes > 0).collect()
+    }
+
     /// Every account that has had a session and is known to a server: its connections and its limit, where it has one.
     /// What did not come through weir counts where the servers count it.
     pub fn rooms(&self) -> Vec<(Arc<str>, u32, Option<u32>)> {
@@ -204,13 +220,13 @@ impl Accounts {
         entry.account.is_limited().then(|| entry.account.max_connections())
     }
 
-    /// At most `most` accounts in use whose limit the cluster is to be asked for: the configuration has none, and the
+    /// At most `most` accounts in use whose limits the cluster is to be asked for: the configuration has none, and the
     /// last answer is older than [`ASK_AGAIN`].
     pub fn to_ask(&self, now: Instant, most: usize) -> Vec<Arc<str>> {
         let is_due = |at: Option<Instant>| at.is_none_or(|at| now.saturating_duration_since(at) >= ASK_AGAIN);
         let due = self.map.iter_mut().filter(|one| {
             let account = &one.account;
-            !account.has_configured_limit() && account.connections.held() > 0 && is_due(one.asked_at)
+            account.asks_cluster() && account.connections.held() > 0 && is_due(one.asked_at)
         });
         let due = due.take(most).map(|mut one| {
             one.asked_at = Some(now);
@@ -219,10 +235,11 @@ impl Accounts {
         due.collect()
     }
 
-    /// The cluster has said how many connections an account may have; `None` is no limit.
-    pub fn limited_by_cluster(&self, name: &str, most: Option<u32>) {
+    /// The cluster has said how many connections an account may have, and how many leafnodes; `None` is no limit.
+    pub fn limited_by_cluster(&self, name: &str, most: Option<u32>, leafnodes: Option<u32>) {
         if let Some(entry) = self.map.get(name) {
             entry.account.by_cluster.store(most.unwrap_or(u32::MAX), Relaxed);
+            entry.account.leafnodes_by_cluster.store(leafnodes.unwrap_or(u32::MAX), Relaxed);
             entry.account.share_quota();
         }
     }
@@ -300,11 +317,11 @@ mod tests {
         assert_eq!(accounts.to_ask(now, 10), [Arc::clone(&other)]);
         assert!(accounts.to_ask(now, 10).is_empty(), "asked already");
         assert_eq!(accounts.to_ask(now + ASK_AGAIN, 10).len(), 1);
-        accounts.limited_by_cluster("OTHER", Some(1));
-        accounts.limited_by_cluster("OWN", Some(1));
+        accounts.limited_by_cluster("OTHER", Some(1), None);
+        accounts.limited_by_cluster("OWN", Some(1), None);
         assert!(accounts.enter(&other, Proof::Known, now).is_err());
         let _second = accounts.enter(&own, Proof::Known, now).unwrap();
-        accounts.limited_by_cluster("OTHER", None);
+        accounts.limited_by_cluster("OTHER", None, None);
         assert!(accounts.enter(&other, Proof::Known, now).is_ok());
     }
 

@@ -4,6 +4,7 @@ pub mod account;
 pub mod accounts;
 pub mod by_key;
 pub mod counted_map;
+pub mod leafnodes;
 pub mod lease;
 pub mod limit;
 pub mod live;

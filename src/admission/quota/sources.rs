@@ -16,7 +16,7 @@ use crate::{
         quota::{
             by_key::{Exceeded, KeySlot, QuotaByKey, RememberedKey},
             counted_map::CountedMap,
-            live::LiveQuota,
+            live::{LiveMost, LiveQuota},
             warned::Warned,
         },
     },
@@ -89,25 +89,65 @@ impl SourceKey {
 pub struct Sources {
     quota: LiveQuota,
     by_key: Arc<QuotaByKey<Source>>,
+    max_leafnodes: LiveMost,
+    leafnodes: Arc<QuotaByKey<Source>>,
+}
+
+/// What a connection holds of its source, given back on drop. There is no slot where sources are not limited, and so
+/// not counted; else it is on the heap, since every session has one.
+#[derive(Debug, Default)]
+pub struct SourceSlots {
+    _connection: Option<Box<KeySlot<Source>>>,
+    _leafnode: Option<Box<KeySlot<Source>>>,
 }
 
 impl Sources {
-    pub fn new(quota: Quota) -> Self {
-        Self { quota: LiveQuota::new(quota), by_key: Arc::new(QuotaByKey::default()) }
+    pub fn new(quota: Quota, max_leafnodes: Option<u32>) -> Self {
+        let (quota, max_leafnodes) = (LiveQuota::new(quota), LiveMost::new(max_leafnodes));
+        Self { quota, by_key: Arc::default(), max_leafnodes, leafnodes: Arc::default() }
     }
 
     /// The configuration has this quota by now. Connections that were counted stay counted; where sources were not
     /// limited, none was.
-    pub fn set_quota(&self, quota: Quota) {
+    pub fn set_quota(&self, quota: Quota, max_leafnodes: Option<u32>) {
         self.quota.set(quota);
+        self.max_leafnodes.set(max_leafnodes);
     }
 
-    /// Takes a connection slot and a token of a source. There is no slot where sources are not limited, and so not
-    /// counted; else it is on the heap, since every session has one.
+    /// Takes a connection slot and a token of a source, and a place among its leafnodes for one of these.
     ///
     /// # Errors
-    /// [`Refusal::SourceQuota`] or [`Refusal::SourceRate`]; nothing is taken then.
+    /// [`Refusal::SourceQuota`], [`Refusal::SourceLeafnodeQuota`] or [`Refusal::SourceRate`]; nothing is taken then.
     pub fn enter(
+        &self,
+        (address, is_leafnode): (IpAddr, bool),
+        now: Instant,
+        warned: &Warned,
+    ) -> Result<SourceSlots, Refusal> {
+        // First what takes no token.
+        let _leafnode = if is_leafnode { self.enter_leafnode(address, now, warned)? } else { None };
+        let _connection = self.enter_connection(address, now, warned)?;
+        Ok(SourceSlots { _connection, _leafnode })
+    }
+
+    fn leafnode_quota(&self) -> Option<Quota> {
+        let max_connections = Some(self.max_leafnodes.get()?);
+        Some(Quota { max_connections, rate: None, warn_only: self.quota.warn_only() })
+    }
+
+    fn enter_leafnode(
+        &self,
+        address: IpAddr,
+        now: Instant,
+        warned: &Warned,
+    ) -> Result<Option<Box<KeySlot<Source>>>, Refusal> {
+        let Some(quota) = self.leafnode_quota() else { return Ok(None) };
+        let reason = Refusal::SourceLeafnodeQuota;
+        let slot = self.leafnodes.enter(Source::from(address), quota, now, |_| warned.note(reason));
+        slot.map(|slot| Some(Box::new(slot))).map_err(|_| reason)
+    }
+
+    fn enter_connection(
         &self,
         address: IpAddr,
         now: Instant,
@@ -126,9 +166,14 @@ impl Sources {
 
     /// Takes a connection slot of a source whatever its quota, for a session that another process of weir has had until
     /// now.
-    pub fn adopt(&self, address: IpAddr, now: Instant) -> Option<Box<KeySlot<Source>>> {
+    pub fn adopt(&self, (address, is_leafnode): (IpAddr, bool), now: Instant) -> SourceSlots {
+        let source = Source::from(address);
         let is_counted = !self.quota.is_none();
-        is_counted.then(|| Box::new(self.by_key.adopt(Source::from(address), self.quota.get(), None, now)))
+        let leafnodes = self.leafnode_quota().filter(|_| is_leafnode);
+        SourceSlots {
+            _connection: is_counted.then(|| Box::new(self.by_key.adopt(source, self.quota.get(), None, now))),
+            _leafnode: leafnodes.map(|quota| Box::new(self.leafnodes.adopt(source, quota, None, now))),
+        }
     }
 
     /// How many tokens each has, for a process that takes over.
@@ -145,12 +190,13 @@ impl Sources {
 
     #[cfg(test)]
     pub fn is_empty(&self) -> bool {
-        self.by_key.is_empty()
+        self.by_key.is_empty() && self.leafnodes.is_empty()
     }
 
     /// Forgets the sources that are as good as new.
     pub fn sweep(&self, now: Instant) {
         self.by_key.sweep(now);
+        self.leafnodes.sweep(now);
     }
 }
 
@@ -197,7 +243,7 @@ mod tests {
 
     fn sources(max: Option<u32>, rate: Option<(u32, u32)>) -> Sources {
         let rate = rate.map(|(r, b)| Rate { per_second: r.try_into().unwrap(), burst: b.try_into().unwrap() });
-        Sources::new(Quota { max_connections: max, rate, warn_only: false })
+        Sources::new(Quota { max_connections: max, rate, warn_only: false }, None)
     }
 
     #[test]
@@ -227,32 +273,54 @@ mod tests {
     fn quota_is_given_back() {
         let sources = sources(Some(2), None);
         let (ip, now) = ("192.0.2.1".parse().unwrap(), Instant::now());
-        let one = sources.enter(ip, now, &Warned::default()).unwrap();
-        let _two = sources.enter(ip, now, &Warned::default()).unwrap();
-        assert_eq!(sources.enter(ip, now, &Warned::default()).unwrap_err(), Refusal::SourceQuota);
-        assert!(sources.enter("192.0.2.2".parse().unwrap(), now, &Warned::default()).is_ok());
+        let one = sources.enter((ip, false), now, &Warned::default()).unwrap();
+        let _two = sources.enter((ip, false), now, &Warned::default()).unwrap();
+        assert_eq!(sources.enter((ip, false), now, &Warned::default()).unwrap_err(), Refusal::SourceQuota);
+        assert!(sources.enter(("192.0.2.2".parse().unwrap(), false), now, &Warned::default()).is_ok());
         drop(one);
-        assert!(sources.enter(ip, now, &Warned::default()).is_ok());
+        assert!(sources.enter((ip, false), now, &Warned::default()).is_ok());
     }
 
     #[test]
     fn a_refusal_by_quota_takes_no_token() {
         let sources = sources(Some(1), Some((1, 2)));
         let (ip, now) = ("192.0.2.1".parse().unwrap(), Instant::now());
-        let one = sources.enter(ip, now, &Warned::default()).unwrap();
+        let one = sources.enter((ip, false), now, &Warned::default()).unwrap();
         for _ in 0..9 {
-            assert_eq!(sources.enter(ip, now, &Warned::default()).unwrap_err(), Refusal::SourceQuota);
+            assert_eq!(sources.enter((ip, false), now, &Warned::default()).unwrap_err(), Refusal::SourceQuota);
         }
         drop(one);
-        assert!(sources.enter(ip, now, &Warned::default()).is_ok());
-        assert_eq!(sources.enter(ip, now, &Warned::default()).unwrap_err(), Refusal::SourceRate);
+        assert!(sources.enter((ip, false), now, &Warned::default()).is_ok());
+        assert_eq!(sources.enter((ip, false), now, &Warned::default()).unwrap_err(), Refusal::SourceRate);
+    }
+
+    #[test]
+    fn leafnodes_of_a_source_have_a_limit_of_their_own() {
+        let quota = Quota { max_connections: Some(3), rate: None, warn_only: false };
+        let (sources, now) = (Sources::new(quota, Some(1)), Instant::now());
+        let ip: IpAddr = "192.0.2.1".parse().unwrap();
+        let enter = |is_leafnode| sources.enter((ip, is_leafnode), now, &Warned::default());
+        let leafnode = enter(true).unwrap();
+        assert_eq!(enter(true).unwrap_err(), Refusal::SourceLeafnodeQuota);
+        let clients = [(); 2].map(|()| enter(false).unwrap());
+        assert_eq!(enter(false).unwrap_err(), Refusal::SourceQuota, "a leafnode counts as a connection too");
+        drop(leafnode);
+        let adopted = sources.adopt((ip, true), now);
+        assert_eq!(enter(true).unwrap_err(), Refusal::SourceLeafnodeQuota);
+        drop((adopted, clients));
+        sources.sweep(now);
+        assert!(sources.is_empty());
+        sources.set_quota(Quota::default(), Some(0));
+        assert_eq!(enter(true).unwrap_err(), Refusal::SourceLeafnodeQuota);
+        sources.set_quota(Quota::default(), None);
+        assert!(enter(true).is_ok());
     }
 
     #[test]
     fn idle_sources_are_forgotten_once_their_bucket_is_full() {
         let sources = sources(None, Some((10, 10)));
         let now = Instant::now();
-        drop(sources.enter("192.0.2.1".parse().unwrap(), now, &Warned::default()).unwrap());
+        drop(sources.enter(("192.0.2.1".parse().unwrap(), false), now, &Warned::default()).unwrap());
         sources.sweep(now);
         assert_eq!(sources.by_key.len(), 1);
         sources.sweep(now + std::time::Duration::from_secs(2));
@@ -263,9 +331,9 @@ mod tests {
     fn what_only_warns_refuses_nobody_and_counts_all() {
         let rate = Rate { per_second: 1.try_into().unwrap(), burst: 3.try_into().unwrap() };
         let quota = Quota { max_connections: Some(1), rate: Some(rate), warn_only: true };
-        let (sources, warned) = (Sources::new(quota), Warned::default());
+        let (sources, warned) = (Sources::new(quota, None), Warned::default());
         let (ip, now) = ("192.0.2.1".parse().unwrap(), Instant::now());
-        let _slots: Vec<_> = (0..5).map(|_| sources.enter(ip, now, &warned).unwrap()).collect();
+        let _slots: Vec<_> = (0..5).map(|_| sources.enter((ip, false), now, &warned).unwrap()).collect();
         assert_eq!((warned.of(Refusal::SourceQuota), warned.of(Refusal::SourceRate)), (4, 2));
     }
 }

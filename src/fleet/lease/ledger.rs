@@ -471,7 +471,7 @@ impl Ledger {
             of::Kind::Account => self.settings.has_counts,
             of::Kind::Server => self.settings.has_readings,
             // Servers count these for nobody.
-            of::Kind::User | of::Kind::Name => false,
+            of::Kind::User | of::Kind::Name | of::Kind::Leafnodes => false,
         };
         let (is_past_known, mut left_by_gone) = (quota.knows_past(now), 0_u32);
         record.l.retain(|holder, entry| {

@@ -103,7 +103,7 @@ impl LeaseKey {
     /// What [`LeaseKey`] writes by its `Display`; `None` if it is none.
     pub fn parse(text: &str) -> Option<Self> {
         let (letter, key) = text.split_once('.')?;
-        let kinds = [Kind::Account, Kind::User, Kind::Name, Kind::Server];
+        let kinds = [Kind::Account, Kind::User, Kind::Name, Kind::Leafnodes, Kind::Server];
         let kind = kinds.into_iter().find(|kind| letter.chars().eq([kind.letter()]))?;
         Some(Self { kind, key: Key::parse(key)? })
     }

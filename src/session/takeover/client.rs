@@ -134,7 +134,7 @@ impl TakenClient {
         let stream = socket::adopted(connection)?;
         let ClientState { id, peer, accepted, heard_after_ms, waited, said, .. } = state;
         let instant = |moment| Instant::from_std(Moment::from_raw(moment).into());
-        let entry = shared.admission.adopt_accepted(&listener.max_clients, peer.ip(), now());
+        let entry = shared.admission.adopt_accepted(&listener.max_clients, (peer.ip(), false), now());
         let cx = Context::taken(shared, listener, id, peer, (instant(accepted), heard_after_ms, waited));
         let proxy_header = cx.proxy_header(&stream);
         let accepted =

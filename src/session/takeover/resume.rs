@@ -86,9 +86,10 @@ pub fn adopt(
 ) -> Result<Adopted, CannotResume> {
     let listener = listener(state.listener).ok_or(CannotResume::Listener(state.listener))?;
     let server = server(shared, &state.server).ok_or_else(|| CannotResume::Server(state.server.clone()))?;
-    let KeptPlaces { server, account } = Keep::at(server, &state).places(shared);
+    let is_leafnode = listener.is_for_leafnodes;
+    let KeptPlaces { server, account } = Keep { is_leafnode, ..Keep::at(server, &state) }.places(shared);
     let account = AccountPlace::known(account);
-    let entry = shared.admission.adopt_accepted(&listener.max_clients, state.peer.ip(), now());
+    let entry = shared.admission.adopt_accepted(&listener.max_clients, (state.peer.ip(), is_leafnode), now());
     Ok(Adopted { state, places: Places { server, account, entry }, listener })
 }
 
@@ -99,6 +100,7 @@ pub struct Keep {
     /// `None`: nobody knows it.
     account: Option<Arc<str>>,
     quota_identity: QuotaIdentity,
+    is_leafnode: bool,
 }
 
 /// It is counted.
@@ -125,13 +127,13 @@ impl Keep {
             (None, Kind::Passthrough) => None,
             (None, _) => Some(Arc::from(UNKNOWN_ACCOUNT)),
         };
-        Self { server, account, quota_identity }
+        Self { server, account, quota_identity, is_leafnode: false }
     }
 
     /// Counts it, whatever the limits are.
     pub fn places(self, shared: &Shared) -> KeptPlaces {
         let account = match &self.account {
-            Some(name) => shared.admission.adopt_session(name, &self.quota_identity, now()),
+            Some(name) => shared.admission.adopt_session(name, &self.quota_identity, self.is_leafnode, now()),
             None => AccountSlot::of_nobody(Arc::from("")),
         };
         KeptPlaces { server: Slot::of_session(&self.server), account }

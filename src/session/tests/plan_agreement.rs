@@ -205,6 +205,7 @@ async fn client(shared: &Arc<Shared>, listener: &Arc<Listener>, far: &[Far], n: 
             account: "plan".into(),
             key: client,
             names_its_account: false,
+            is_leafnode: false,
             source: Source::NOWHERE,
             proof: Proof::Known,
             may_use_reserve: false,

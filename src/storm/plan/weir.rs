@@ -400,6 +400,7 @@ impl Weir {
         }
         let client = Client {
             names_its_account: false,
+            is_leafnode: false,
             source: Source::NOWHERE,
             proof: Proof::Known,
             may_use_reserve: false,
@@ -443,7 +444,7 @@ impl Ingress for Weir {
         let library = world.library(client);
         // An address for each: 10.0.0.0/8 has enough.
         let source = IpAddr::V4(Ipv4Addr::from_bits(0x0a00_0000 + client));
-        match self.admission.at_accept(None, &self.limit, source, now) {
+        match self.admission.at_accept(None, &self.limit, (source, false), now) {
             Ok(entry) => self.ask(world, client, entry, library),
             Err(reason) => self.refuse_at_accept(world, client, reason, library),
         }

@@ -21,7 +21,7 @@ pub const MISTAKES: &[(&str, &[&str])] = &[
     (
         "[accounts.A]\nmax-connection = 5",
         &[":2: accounts.A.max-connection: unknown key; did you mean max_connections? The keys here are users, \
-           users_file, max_connections, rate, burst, warn_only, weight, priority, max_handshakes, rehome, rehome_memory, rehome_within"],
+           users_file, max_connections, rate, burst, warn_only, max_leafnodes, weight, priority, max_handshakes, rehome, rehome_memory, rehome_within"],
     ),
     (
         "[[servers]]\naddress = \"n2:4222\"",
@@ -153,6 +153,13 @@ pub const MISTAKES: &[(&str, &[&str])] = &[
     (
         "[accounts.A]\nmax_connections = -5",
         &[":2: accounts.A.max_connections: -5 is too small; write 1 or more, or leave the key out for no limit"],
+    ),
+    (
+        "[admission.per_source]\nmax_leafnodes = \"2\"",
+        &[
+            ":2: admission.per_source.max_leafnodes: \"2\" is a string; write a whole number without quotes, 0 or more, \
+           or leave the key out for no limit",
+        ],
     ),
     ("[admission]\nmax_held = -1", &[":2: admission.max_held: -1 is too small; write 0 to 10000000"]),
     // Durations.

@@ -17,6 +17,7 @@ pub struct Account {
     /// Signing keys, each with the types of connections that its users may use.
     scopes: Vec<(KeyPair, Vec<String>)>,
     limit: i64,
+    leafnode_limit: i64,
     /// The user whom the servers let in without asking this account's auth callout, if it has one.
     callout_user: Option<String>,
 }
@@ -111,6 +112,7 @@ impl Operator {
             signing: KeyPair::new_account(),
             scopes: Vec::new(),
             limit,
+            leafnode_limit: -1,
             callout_user: None,
         };
         Self { key: KeyPair::new_operator(), accounts: limits.map(account).into() }
@@ -120,6 +122,12 @@ impl Operator {
     pub fn with_scopes(mut self, n: usize, scopes: &[&[&str]]) -> Self {
         let types = |types: &&[&str]| types.iter().map(|&name| name.to_owned()).collect();
         self.accounts[n].scopes = scopes.iter().map(|scope| (KeyPair::new_account(), types(scope))).collect();
+        self
+    }
+
+    /// Limits the leafnodes of account `n`.
+    pub fn with_leafnode_limit(mut self, n: usize, limit: i64) -> Self {
+        self.accounts[n].leafnode_limit = limit;
         self
     }
 
@@ -157,8 +165,8 @@ impl Operator {
 
     fn jwt_of(&self, account: &Account) -> String {
         let limits = json!({
-            "subs": -1, "data": -1, "payload": -1, "imports": -1, "exports": -1, "wildcards": true, "leaf": -1,
-            "conn": account.limit,
+            "subs": -1, "data": -1, "payload": -1, "imports": -1, "exports": -1, "wildcards": true,
+            "leaf": account.leafnode_limit, "conn": account.limit,
         });
         let mut keys = vec![json!(account.signing.public_key())];
         keys.extend(account.scopes.iter().map(|(key, types)| {

@@ -144,7 +144,9 @@ impl AccountSlot {
 
     /// Whether the fleet shares a quota that it counts for, so that [`AccountSlot::may_go_on`] has to be asked.
     pub fn is_shared(&self) -> bool {
-        self.lease.as_deref().is_some_and(Lease::is_shared) || self.other_quotas.is_shared()
+        self.lease.as_deref().is_some_and(Lease::is_shared)
+            || self.leafnode.as_ref().is_some_and(|leafnode| leafnode.is_shared())
+            || self.other_quotas.is_shared()
     }
 
     /// Asked once the server is connected, before it is told whose connection it is: whether this weir's leases still
@@ -153,8 +155,9 @@ impl AccountSlot {
     /// # Errors
     /// The quota whose lease has none any more, since weir was stopped or cut off meanwhile.
     pub fn may_go_on(&self, now: Instant) -> Result<(), Refusal> {
+        self.leafnode_may_go_on(now)?;
         match self.lease.as_deref() {
-            Some(lease) if !lease.may_go_on(now) => Err(Refusal::AccountQuota),
+            Some(lease) if self.is_bounded() && !lease.may_go_on(now) => Err(Refusal::AccountQuota),
             _ => self.other_quotas.may_go_on(now),
         }
     }
@@ -162,6 +165,9 @@ impl AccountSlot {
     pub(super) fn lease_opened(&mut self) {
         if let Some(lease) = self.lease.as_deref_mut() {
             lease.opened();
+        }
+        if let Some(leafnode) = &mut self.leafnode {
+            leafnode.opened();
         }
         self.other_quotas.opened();
     }

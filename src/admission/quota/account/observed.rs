@@ -26,7 +26,7 @@ impl AccountSlot {
             self.account.extra.fetch_add(1, Relaxed);
         }
         self.observed = Some(Box::new(observed));
-        self.other_quotas = UserAndNameSlots::default();
+        (self.other_quotas, self.leafnode) = (UserAndNameSlots::default(), None);
         if let Some(claim) = self.claim.take().filter(|_| self.is_counted()) {
             self.account.unproven.leave(*claim);
         }

@@ -4,14 +4,15 @@
 //! |---|---|
 //! | `tokens`, `known_tokens` | nobody gets a second burst |
 //! | `logins`, `login_time`, `had_overdue` | the measure of waiting; where logins hang no clients are sent |
-//! | `by_cluster` | the limit holds from the first client on; the cluster is asked again |
+//! | `by_cluster`, `leafnodes_by_cluster` | the limit holds from the first client on; the cluster is asked again |
 //! | `had_session` | its limit is asked for before that of accounts that are only claimed |
 //!
 //! | stays | why |
 //! |---|---|
-//! | `connections`, `handshakes`, `extra`, `unproven` | guards of clients count there, in the new process anew |
+//! | `connections`, `leafnodes`, `handshakes`, `extra`, `unproven` | guards of clients count there, in the new process anew |
 //! | `limits`, `allowance` | the configuration and the fleet have them |
 //! | `warned` | a counter of metrics |
+//! | `had_leafnode` | leafnodes come back |
 
 use std::{
     sync::atomic::Ordering::Relaxed,
@@ -40,6 +41,8 @@ pub struct RememberedAccount {
     known_tokens: Option<RememberedTokens>,
     #[serde(default, deserialize_with = "lapse::or_default", skip_serializing_if = "Option::is_none")]
     by_cluster: Option<u32>,
+    #[serde(default, deserialize_with = "lapse::or_default", skip_serializing_if = "Option::is_none")]
+    leafnodes_by_cluster: Option<u32>,
     #[serde(default, deserialize_with = "lapse::or_default")]
     had_session: bool,
     #[serde(default, deserialize_with = "lapse::or_default")]
@@ -58,6 +61,7 @@ impl Account {
             tokens: self.tokens.remembered(now),
             known_tokens: self.known_tokens.remembered(now),
             by_cluster: Some(self.by_cluster.load(Relaxed)).filter(|most| *most != u32::MAX),
+            leafnodes_by_cluster: Some(self.leafnodes_by_cluster.load(Relaxed)).filter(|most| *most != u32::MAX),
             had_session: self.had_session.load(Relaxed),
             had_overdue: self.had_overdue(),
             login_time: self.login_time().into(),
@@ -82,6 +86,9 @@ impl Account {
             if told {
                 self.share_quota();
             }
+        }
+        if let Some(most) = remembered.leafnodes_by_cluster {
+            let _ = self.leafnodes_by_cluster.compare_exchange(u32::MAX, most, Relaxed, Relaxed);
         }
         self.had_session.fetch_or(remembered.had_session, Relaxed);
         self.had_overdue.fetch_or(remembered.had_overdue, Relaxed);
