@@ -30,8 +30,9 @@ pub async fn account_counts(servers: &Servers, access: &ClusterAccess) -> Option
     }?;
     let mut counts = HashMap::<String, u32>::new();
     for one in all {
+        let connections = one.connections();
         let count = counts.entry(one.acc).or_default();
-        *count = count.saturating_add(one.conns);
+        *count = count.saturating_add(connections);
     }
     Some(counts)
 }

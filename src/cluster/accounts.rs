@@ -68,7 +68,16 @@ pub(super) struct Statz {
 #[derive(Debug, Deserialize)]
 pub(super) struct Stat {
     pub(super) acc: String,
-    pub(super) conns: u32,
+    conns: u32,
+    #[serde(default)]
+    leafnodes: u32,
+}
+
+impl Stat {
+    /// Clients and leafnodes: what counts for the limit of an account, which nats-server tells apart here.
+    pub(super) fn connections(&self) -> u32 {
+        self.conns.saturating_add(self.leafnodes)
+    }
 }
 
 /// Keeps the limits and counts of the accounts up to date, until `stop`.
@@ -147,7 +156,8 @@ async fn count(
             && answered.insert(answer.server.id)
         {
             for one in statz.accounts {
-                *counts.entry(one.acc).or_default() += one.conns;
+                let connections = one.connections();
+                *counts.entry(one.acc).or_default() += connections;
             }
         }
         // A cluster may have more servers than weir knows.
