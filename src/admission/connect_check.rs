@@ -290,6 +290,7 @@ impl<W: Waiter> Admission<W> {
             waiter: waiter(),
             account,
             source_lane,
+            is_leafnode: client.is_leafnode,
             account_paid,
             came: now,
             hold_until,

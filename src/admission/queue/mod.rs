@@ -1,6 +1,7 @@
-//! The queue of clients that wait for their turn: those of accounts with priority before all others, and each of these
-//! two classes fair between its accounts.
+//! The queue of clients that wait for their turn: those of accounts with priority before all others. In each of these
+//! two classes leafnodes go before clients, and both are fair between their accounts.
 
+mod class;
 pub mod fair_lanes;
 pub mod position;
 pub mod release;
@@ -10,6 +11,7 @@ use std::{sync::Arc, time::Instant};
 
 use crate::admission::{
     queue::{
+        class::Class,
         fair_lanes::FairLanes,
         waiting::{QueueRank, Ticket, Waiter, WaitingClient},
     },
@@ -20,8 +22,8 @@ use crate::admission::{
 /// The queue. Its length is bounded by [`Admission::may_wait`](super::Admission::may_wait).
 #[derive(Debug)]
 pub struct Queue<W> {
-    with_priority: FairLanes<W>,
-    others: FairLanes<W>,
+    with_priority: Class<W>,
+    others: Class<W>,
     arrivals: u64,
     /// When the first client came.
     began: Option<Instant>,
@@ -29,7 +31,7 @@ pub struct Queue<W> {
 
 impl<W> Default for Queue<W> {
     fn default() -> Self {
-        Self { with_priority: FairLanes::default(), others: FairLanes::default(), arrivals: 0, began: None }
+        Self { with_priority: Class::default(), others: Class::default(), arrivals: 0, began: None }
     }
 }
 
@@ -54,10 +56,10 @@ impl<W: Waiter> Queue<W> {
 
     /// The lane whose turn is next, its first client, and whether it goes before those without priority.
     pub fn next_lane(&self) -> Option<(&Arc<str>, &WaitingClient<W>, bool)> {
-        let of = |lanes: &'_ FairLanes<W>| lanes.next_lane().is_some();
-        let has_priority = of(&self.with_priority);
-        let lanes = if has_priority { &self.with_priority } else { &self.others };
-        lanes.next_lane().map(|(name, first)| (name, first, has_priority))
+        let first = |class: &'_ Class<W>| class.next_lane().is_some();
+        let has_priority = first(&self.with_priority);
+        let class = if has_priority { &self.with_priority } else { &self.others };
+        class.next_lane().map(|(name, first)| (name, first, has_priority))
     }
 
     /// This lane has had a turn through another weir.
@@ -68,11 +70,15 @@ impl<W: Waiter> Queue<W> {
 
     /// This lane could not have its turn for want of a place that others may use meanwhile: it is the first again.
     pub fn keeps_turn(&mut self, ticket: &Ticket) {
-        self.fair_lanes(ticket.has_priority).keeps_turn(&ticket.lane);
+        self.fair_lanes(ticket).keeps_turn(&ticket.lane);
     }
 
-    fn fair_lanes(&mut self, has_priority: bool) -> &mut FairLanes<W> {
+    fn class(&mut self, has_priority: bool) -> &mut Class<W> {
         if has_priority { &mut self.with_priority } else { &mut self.others }
+    }
+
+    fn fair_lanes(&mut self, ticket: &Ticket) -> &mut FairLanes<W> {
+        self.class(ticket.has_priority).fair_lanes(ticket.is_leafnode)
     }
 
     /// A client joins the lane of its account.
@@ -80,7 +86,7 @@ impl<W: Waiter> Queue<W> {
         self.arrivals += 1;
         let rank = QueueRank::of(seniority, &client.account, *self.began.get_or_insert(seniority.since));
         let ticket = client.ticket((rank, self.arrivals));
-        self.fair_lanes(ticket.has_priority).push(ticket.order, client);
+        self.fair_lanes(&ticket).push(ticket.order, client);
         ticket
     }
 
@@ -95,12 +101,12 @@ impl<W: Waiter> Queue<W> {
     /// Sets or clears the scheduled retry of a client. Clients with one do not count as being ahead of others. Returns
     /// the previous value.
     pub fn set_scheduled_retry(&mut self, ticket: &Ticket, retry: Option<ScheduledRetry>) -> Option<ScheduledRetry> {
-        self.fair_lanes(ticket.has_priority).set_scheduled_retry(ticket, retry)
+        self.fair_lanes(ticket).set_scheduled_retry(ticket, retry)
     }
 
     /// A client leaves the queue; `None` when it has left before: its turn has come, or the queue has dropped it.
     pub fn remove(&mut self, ticket: &Ticket) -> Option<WaitingClient<W>> {
-        self.fair_lanes(ticket.has_priority).remove(ticket)
+        self.fair_lanes(ticket).remove(ticket)
     }
 
     /// The next client to go, still in its place. Accounts for whose first client `may_go` is false are passed over;
@@ -112,23 +118,23 @@ impl<W: Waiter> Queue<W> {
     ) -> Option<(Ticket, &WaitingClient<W>)> {
         let first = self.with_priority.peek(now, &mut may_go);
         let ticket = first.or_else(|| self.others.peek(now, &mut may_go))?;
-        let client = self.fair_lanes(ticket.has_priority).get(&ticket)?;
+        let client = self.fair_lanes(&ticket).get(&ticket)?;
         Some((ticket, client))
     }
 
     /// A client that waits.
     pub fn get_mut(&mut self, ticket: &Ticket) -> Option<&mut WaitingClient<W>> {
-        self.fair_lanes(ticket.has_priority).get_mut(ticket)
+        self.fair_lanes(ticket).get_mut(ticket)
     }
 
     /// Takes the client that [`Queue::peek`] named out of the queue.
     pub fn take(&mut self, next: &Ticket) -> Option<WaitingClient<W>> {
-        self.fair_lanes(next.has_priority).take(next)
+        self.class(next.has_priority).take(next)
     }
 
     /// Drops all clients.
     pub fn clear(&mut self) {
-        (self.with_priority, self.others) = (FairLanes::default(), FairLanes::default());
+        (self.with_priority, self.others) = (Class::default(), Class::default());
     }
 }
 
@@ -171,10 +177,19 @@ mod tests {
         }
 
         fn push(&mut self, account: &str, since: u64, flapping: bool) -> Ticket {
+            self.push_one(account, since, flapping, false)
+        }
+
+        fn push_leafnode(&mut self, account: &str, since: u64) -> Ticket {
+            self.push_one(account, since, false, true)
+        }
+
+        fn push_one(&mut self, account: &str, since: u64, flapping: bool, is_leafnode: bool) -> Ticket {
             let client = WaitingClient {
                 waiter: StayingClient,
                 account: self.accounts.enter(&account.into(), Proof::Known, self.start).unwrap(),
                 source_lane: None,
+                is_leafnode,
                 account_paid: false,
                 came: self.start,
                 hold_until: self.start + Duration::from_secs(10),
@@ -228,6 +243,37 @@ mod tests {
         assert!(queue.queue.remove(&first).is_some() && queue.queue.remove(&first).is_none());
         assert_eq!(queue.order().concat(), "X0Y1X1Y2X2Y0A0A1A2A3");
         assert!(queue.queue.is_empty() && queue.queue.remove(&last).is_none());
+    }
+
+    #[test]
+    fn leafnodes_go_first_and_leave_one_turn_in_four_to_clients() {
+        let mut queue = TestQueue::new(&[]);
+        for n in 0..4 {
+            queue.push("a", n, false);
+        }
+        for n in 0..4 {
+            queue.push_leafnode("L", n);
+            queue.push_leafnode("M", n);
+        }
+        queue.push("X", 0, false);
+        assert_eq!(queue.next(|_| true).as_deref(), Some("X0"), "priority of the account is more");
+        assert_eq!(queue.order().concat(), "L0M0L1a0M1L2M2a1L3M3a2a3");
+        // However many have gone before the clients came.
+        (0..9).for_each(|n| drop(queue.push_leafnode("L", n)));
+        (0..5).for_each(|_| drop(queue.next(|_| true)));
+        queue.push("a", 0, false);
+        assert_eq!(queue.order().concat(), "a0L5L6L7L8");
+    }
+
+    #[test]
+    fn leafnodes_that_may_not_go_hold_no_client_up_and_clients_no_leafnode() {
+        let mut queue = TestQueue::new(&[]);
+        (0..5).for_each(|n| drop(queue.push_leafnode("L", n)));
+        (0..5).for_each(|n| drop(queue.push("a", n, false)));
+        assert_eq!(queue.next(|name| name == "a"), Some("a0".into()));
+        let leafnodes: Vec<_> = (0..5).filter_map(|_| queue.next(|name| name == "L")).collect();
+        assert_eq!(leafnodes.concat(), "L0L1L2L3L4");
+        assert_eq!(queue.order().concat(), "a1a2a3a4");
     }
 
     /// In front of servers that send a nonce each source is a lane, mostly of one client.
@@ -338,6 +384,37 @@ mod tests {
                 let others = lanes.iter().filter(|(weight, (.., goes))| **weight != own && *goes);
                 let round: usize = others.map(|(weight, (clients, ..))| (*weight as usize).min(*clients)).sum();
                 prop_assert!(ahead[name].abs_diff(went_before) <= round, "{name}: {} and {went_before}", ahead[name]);
+            }
+        }
+    }
+
+    proptest! {
+        /// Leafnodes that wait in clients' midst: how many go before each one, and who is ahead in each part of the
+        /// order.
+        #[test]
+        fn leafnodes_and_clients_know_how_many_go_before_them_and_neither_starves(
+            leafnodes in 0u64..60, clients in 0u64..60, gone in 0usize..20,
+        ) {
+            let mut queue = TestQueue::new(&[]);
+            let mut tickets = HashMap::new();
+            (0..leafnodes).for_each(|n| drop(tickets.insert(format!("L{n}"), queue.push_leafnode("L", n))));
+            (0..clients).for_each(|n| drop(tickets.insert(format!("a{n}"), queue.push("a", n, false))));
+            (0..gone).filter_map(|_| queue.next(|_| true)).for_each(|name| drop(tickets.remove(&name)));
+            let ahead: HashMap<_, _> =
+                tickets.iter().map(|(name, ticket)| (name.clone(), queue.queue.find(ticket).unwrap().1)).collect();
+            let order = queue.order();
+            prop_assert_eq!(order.len(), tickets.len());
+            for (went_before, name) in order.iter().enumerate() {
+                prop_assert!(ahead[name].abs_diff(went_before) <= 1, "{}: {} and {}", name, ahead[name], went_before);
+            }
+            let is_leafnode: Vec<_> = order.iter().map(|name| name.starts_with('L')).collect();
+            let last = |kind: bool| is_leafnode.iter().rposition(|one| *one == kind);
+            if let (Some(leafnode), Some(client)) = (last(true), last(false)) {
+                // As long as both wait.
+                for four in is_leafnode[..=leafnode.min(client)].windows(4) {
+                    let leafnodes = four.iter().filter(|one| **one).count();
+                    prop_assert_eq!(leafnodes, 3, "{:?}", &order);
+                }
             }
         }
     }

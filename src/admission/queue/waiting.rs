@@ -27,6 +27,8 @@ pub struct WaitingClient<W> {
     pub account: AccountSlot,
     /// The lane of its source, where it does not wait in that of its account.
     pub source_lane: Option<Arc<str>>,
+    /// Whether it is a leafnode: it goes before clients.
+    pub is_leafnode: bool,
     /// Whether it has taken its token of the account's rate.
     pub account_paid: bool,
     /// When it began to wait.
@@ -66,6 +68,7 @@ impl<W> WaitingClient<W> {
         Ticket {
             lane: Arc::clone(self.lane()),
             has_priority: self.source_lane.is_none() && account.has_priority(),
+            is_leafnode: self.is_leafnode,
             order,
             client: self.client,
             unpaid: !self.account_paid && account.has_rate(),
@@ -111,6 +114,7 @@ impl QueueRank {
 pub struct Ticket {
     pub lane: Arc<str>,
     pub has_priority: bool,
+    pub is_leafnode: bool,
     pub order: QueueOrder,
     pub client: ClientKey,
     /// It waited for a token of its account's rate when it came.
