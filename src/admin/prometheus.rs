@@ -1,6 +1,7 @@
 //! `/metrics`: all metric families. Counters and gauges are read at each scrape, so sessions only pay for an atomic
 //! add.
 
+mod accounts;
 mod fleet;
 
 use std::{
@@ -19,6 +20,7 @@ use prometheus_client::{
 };
 use strum::VariantArray;
 
+use self::accounts::accounts;
 use crate::{
     admin::{
         exposition::{Form, text_of},
@@ -204,6 +206,11 @@ impl SharedCollector {
             each(&|s| s.load().sessions().into()),
         )?;
         families.family(
+            "leafnodes_active",
+            "Of these sessions, leafnodes",
+            each(&|s| s.leafnode().sessions().into()),
+        )?;
+        families.family(
             "handshakes_active",
             "Logins of clients at each server that are under way now",
             each(&|s| s.load().handshakes().into()),
@@ -283,6 +290,11 @@ impl SharedCollector {
             counters().map(|(name, c)| (server_label(name), ConstCounter::new(c.admitted.load(Relaxed)))),
         )?;
         families.family(
+            "leafnodes_admitted",
+            "Leafnodes admitted to each server, which are among the clients admitted",
+            counters().map(|(name, c)| (server_label(name), ConstCounter::new(c.admitted_leafnodes.load(Relaxed)))),
+        )?;
+        families.family(
             "handshake_seconds",
             "Seconds from the dial, or from CONNECT where the server was dialled before, to the PONG of each server",
             counters().map(|(name, c)| (server_label(name), TimesMetric(&c.handshakes))),
@@ -315,23 +327,7 @@ impl SharedCollector {
             "Seconds that clients waited for their turn, whether they were admitted in the end or not",
             self.shared.counters.hold_seconds.clone(),
         )?;
-        let mut accounts = admission.accounts().connections();
-        accounts.sort_by(|(a_name, a), (b_name, b)| b.cmp(a).then_with(|| a_name.cmp(b_name)));
-        let others: u32 = accounts.iter().skip(TOP_ACCOUNTS).map(|(_, n)| n).sum();
-        accounts.truncate(TOP_ACCOUNTS);
-        let account = |name: &str, n: u32| (vec![("account", name.to_owned())], ConstGauge::new(f64::from(n)));
-        let rest = (others > 0).then(|| account("other", others));
-        families.family(
-            "account_connections",
-            "Connections of each account now: the 50 accounts with the most by name, the sum of the rest as `other`",
-            accounts.iter().map(|(name, n)| account(name, *n)).chain(rest),
-        )?;
-        let most = |name: &str| admission.accounts().max_connections(name);
-        families.family(
-            "account_max_connections",
-            "The most connections of each of these accounts, by the configuration or by the cluster, where it has a limit",
-            accounts.iter().filter_map(|(name, _)| Some(account(name, most(name)?))),
-        )
+        accounts(admission.accounts(), families)
     }
 
     fn refusals(&self, families: &mut Families<'_, '_>) -> fmt::Result {

@@ -102,6 +102,7 @@ pub use self::{
     queue::{release::Failover, waiting::Waiter},
     quota::{
         account::{Account, AccountSlot, LoginOf},
+        accounts::Accounts,
         limit::{Limit, Permit},
         rate::Rate,
         sources::{BySource, Source, SourcePermit},

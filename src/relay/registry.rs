@@ -11,7 +11,10 @@ mod traffic;
 use std::{
     collections::BTreeMap,
     ops::Bound,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
 };
 
 use tokio::task::yield_now;
@@ -43,6 +46,8 @@ type Shard = Mutex<BTreeMap<u64, Arc<SessionHandle>>>;
 #[derive(Debug)]
 pub struct SessionRegistry {
     shards: [Shard; SHARDS],
+    /// How many of them are leafnodes.
+    leafnodes: AtomicUsize,
     /// Those that ended last, and clients that were refused.
     closed: ClosedSessions,
     ended_traffic: EndedTraffic,
@@ -54,6 +59,7 @@ impl Default for SessionRegistry {
     fn default() -> Self {
         Self {
             shards: std::array::from_fn(|_| Shard::default()),
+            leafnodes: AtomicUsize::new(0),
             closed: ClosedSessions::default(),
             ended_traffic: EndedTraffic::default(),
             stalled: Mutex::default(),
@@ -87,6 +93,9 @@ impl Drop for Registration {
     fn drop(&mut self) {
         let id = self.handle.facts().id;
         let _ = self.sessions.shard(id).remove(&id);
+        if self.handle.is_leafnode() {
+            self.sessions.leafnodes.fetch_sub(1, Relaxed);
+        }
         self.handle.forget_waker();
     }
 }
@@ -104,6 +113,9 @@ impl SessionRegistry {
         let handle = Arc::new(SessionHandle::new(facts, account, at));
         let id = handle.facts().id;
         self.shard(id).insert(id, Arc::clone(&handle));
+        if handle.is_leafnode() {
+            self.leafnodes.fetch_add(1, Relaxed);
+        }
         Registration { sessions: Arc::clone(self), handle }
     }
 
@@ -196,6 +208,11 @@ impl SessionRegistry {
 
     pub fn len(&self) -> usize {
         self.shards.iter().map(|shard| lock(shard).len()).sum()
+    }
+
+    /// How many of them are leafnodes.
+    pub fn leafnodes(&self) -> usize {
+        self.leafnodes.load(Relaxed)
     }
 
     pub fn is_empty(&self) -> bool {

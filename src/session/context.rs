@@ -237,6 +237,9 @@ impl Context {
     /// Counts a client that its server has let in.
     pub fn count_admitted(&self, server: &Server) {
         server.counters().admitted.fetch_add(1, Relaxed);
+        if self.listener.is_for_leafnodes {
+            server.counters().admitted_leafnodes.fetch_add(1, Relaxed);
+        }
         self.shared.counters.admitted.fetch_add(1, Relaxed);
         self.shared.tallies.session_began(&self.who(), now());
     }

@@ -45,6 +45,8 @@ impl Times {
 pub struct ServerCounters {
     /// Clients that got their PONG.
     pub admitted: AtomicU64,
+    /// Of these, leafnodes.
+    pub admitted_leafnodes: AtomicU64,
     /// Logins that failed here while the same client, or one of the same account, was let in elsewhere.
     pub login_failures: [AtomicU64; LoginFailure::COUNT],
     /// From the start of the dial, or from CONNECT where the server was dialled before, to the server's PONG.

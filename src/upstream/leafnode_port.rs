@@ -26,6 +26,8 @@ pub struct LeafnodePort {
     counts: AtomicBool,
     /// Leafnodes that come through weir, from their dial on.
     ours: AtomicU32,
+    /// Of these, the ones that the server has let in.
+    sessions: AtomicU32,
     /// The others, by the last reading.
     others: AtomicU32,
 }
@@ -35,8 +37,9 @@ impl LeafnodePort {
         let source_addresses = cluster.source_addresses.clone();
         let is_configured = configured.is_some();
         let endpoint = configured.map(|address| Arc::new(Endpoint::new(address, source_addresses.clone())));
-        let (counts, ours, others) = (AtomicBool::new(false), AtomicU32::new(0), AtomicU32::new(0));
-        Self { is_configured, source_addresses, endpoint: ArcSwapOption::new(endpoint), counts, ours, others }
+        let [ours, sessions, others] = [(); 3].map(|()| AtomicU32::new(0));
+        let (endpoint, counts) = (ArcSwapOption::new(endpoint), AtomicBool::new(false));
+        Self { is_configured, source_addresses, endpoint, counts, ours, sessions, others }
     }
 
     /// The address, if it is known.
@@ -67,6 +70,21 @@ impl LeafnodePort {
     /// One has gone.
     pub(super) fn ended(&self) {
         self.ours.fetch_sub(1, Relaxed);
+    }
+
+    /// The server has let one in.
+    pub(super) fn session_began(&self) {
+        self.sessions.fetch_add(1, Relaxed);
+    }
+
+    /// One that it had let in has gone.
+    pub(super) fn session_ended(&self) {
+        self.sessions.fetch_sub(1, Relaxed);
+    }
+
+    /// Leafnodes that the server has let in through weir.
+    pub fn sessions(&self) -> u32 {
+        self.sessions.load(Relaxed)
     }
 
     /// Leafnodes that come through weir, from their dial on.

@@ -119,6 +119,15 @@ impl Slot {
         Self { server, state, from_reserve: false, counts_for_reserve: false, is_leafnode: false, under_way: 0, place }
     }
 
+    /// It is of a leafnode's session, for [`Slot::of_session`].
+    pub fn of_leafnode(mut self) -> Self {
+        if self.state == State::Session && !std::mem::replace(&mut self.is_leafnode, true) {
+            self.server.leafnode().begun();
+            self.server.leafnode().session_began();
+        }
+        self
+    }
+
     /// Takes a slot of the reserve, for a client of the system account.
     pub fn from_reserve(server: &Arc<Server>) -> Option<Self> {
         let place = server.take_place_over();
@@ -258,6 +267,7 @@ impl Slot {
         }
         if self.is_leafnode {
             self.count();
+            self.server.leafnode().session_began();
         }
         self.state = State::Session;
         self.server.load().session_began();
@@ -275,6 +285,9 @@ impl Drop for Slot {
         }
         if self.is_leafnode {
             self.server.leafnode().ended();
+            if self.state == State::Session {
+                self.server.leafnode().session_ended();
+            }
         }
         self.server.load().release(self.is_counted());
     }
@@ -302,6 +315,7 @@ mod tests {
             server.load().reconcile(epoch, now, counted);
             (server.load().projected(), server.leafnode().leafnodes())
         };
+        let sessions = || server.leafnode().sessions();
         assert_eq!(reading(4), (4, 0));
         let mut slot = Slot::reserve(&server, now).expect("a slot");
         slot.for_leafnode();
@@ -309,9 +323,13 @@ mod tests {
         slot.opened();
         // The server has sent INFO, and does not count it yet: the four are those of before.
         assert_eq!(reading(4), (5, 1));
+        assert_eq!(sessions(), 0);
         slot.session_began();
-        assert_eq!(reading(5), (5, 1));
-        drop(slot);
+        assert_eq!((reading(5), sessions()), ((5, 1), 1));
+        let taken_over = Slot::of_session(&server).of_leafnode();
+        assert_eq!((server.leafnode().leafnodes(), sessions()), (2, 2));
+        drop((slot, taken_over));
+        assert_eq!(sessions(), 0);
         assert_eq!((reading(4), server.load().held(), server.load().handshakes()), ((4, 0), 0, 0));
     }
 }

@@ -55,6 +55,7 @@ mod kick;
 mod lame_duck;
 mod late_clients;
 mod leafnode_quotas;
+mod leafnode_tools;
 mod leafnodes;
 mod links;
 mod live_page;

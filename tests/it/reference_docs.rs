@@ -71,7 +71,7 @@ fn values(metrics: &metrics::Metrics, metric: &str, label: &str) -> Names {
 /// A weir with everything that has a metric, which has been used in every way that has a name.
 pub(crate) struct Scene {
     pub(crate) weir: Weir,
-    /// By listener: clients of every kind, TLS, one client at most.
+    /// By listener: clients of every kind, TLS, one client at most, leafnodes.
     addresses: Vec<String>,
     pid: u64,
     authority: Authority,
@@ -81,7 +81,8 @@ pub(crate) struct Scene {
 impl Scene {
     async fn set() -> Self {
         let users = "authorization { timeout: 10, users: [{user: a, password: a}, {user: slow, password: a}] }";
-        let server = NatsServer::start(ServerOptions::default().jetstream().with(users)).await;
+        let leafnodes = format!("{users}\nleafnodes {{ listen: \"127.0.0.1:{}\" }}", ports::free());
+        let server = NatsServer::start(ServerOptions::default().jetstream().with(&leafnodes)).await;
         let authority = Authority::new("reference");
         let tls = pair(&authority.issue("weir", &["localhost"]));
         let dir = TempDir::with_prefix("weir-test-").expect("temporary folder");
@@ -91,6 +92,7 @@ impl Scene {
              [[listeners]]\nlisten = \"127.0.0.1:0\"\nmax_clients = 100\nadvertise = \"fleet\"\n\
              [[listeners]]\nlisten = \"127.0.0.1:0\"\nmax_clients = 100\n[listeners.tls]\n{tls}\
              [[listeners]]\nlisten = \"127.0.0.1:0\"\nmax_clients = 1\n\
+             [[listeners]]\nlisten = \"127.0.0.1:0\"\nmax_clients = 9\nkind = \"leafnode\"\n\
              [monitor]\nlisten = \"127.0.0.1:0\"\n\
              [fleet]\nname = \"edge\"\nuser = \"a\"\npassword = \"a\"\n\
              [warnings]\nwebhook = \"http://127.0.0.1:9/\"\n\
@@ -99,7 +101,7 @@ impl Scene {
              [admission]\nrate = 1000\nrefusal_spread = \"0s\"\n\
              [admission.per_source]\nmax_connections = 1\nwarn_only = true\n\
              [users.slow]\nrate = 1\nburst = 1\n[names.only]\nmax_connections = 1\n\
-             [accounts.\"$G\"]\nmax_connections = 1000\n",
+             [accounts.\"$G\"]\nmax_connections = 1000\nmax_leafnodes = 9\n",
             server.address, server.monitor
         );
         let weir = Weir::spawn(&toml, dir).await;
@@ -158,11 +160,15 @@ async fn metrics_reasons_endpoints_and_signals() {
     let good = Login::user("a", "a");
     let _first = RawClient::connect(&scene.addresses[0], &good).await;
     let _second = RawClient::connect(&scene.addresses[0], &good).await;
+    let mut leafnode = RawClient::greeted(&scene.addresses[3]).await.expect("INFO");
+    let login = b"CONNECT {\"name\":\"edge\",\"user\":\"a\",\"pass\":\"a\",\"protocol\":1}\r\nLS+ a\r\n";
+    leafnode.send(login).await.expect("send");
     let (weir, text) = (&scene.weir, page("metrics.md"));
 
     // Families, their kinds and their labels. How full things are is looked at once a second.
     let is_all = |metrics: &metrics::Metrics| {
-        metrics.knows("weir_account_fullness_level") && metrics.knows("weir_fleet_account_lease")
+        let all = ["weir_account_fullness_level", "weir_fleet_account_lease", "weir_account_max_leafnodes"];
+        all.iter().all(|name| metrics.knows(name))
     };
     weir.until("all is watched", is_all).await;
     let (status, shown) = http::get(&weir.monitor, "/metrics").await.expect("GET /metrics");

@@ -44,6 +44,10 @@ struct AccountDetail {
 /// # Errors
 /// There is no such account.
 pub fn accountz(shared: &Shared, asked: &str) -> Result<Accountz, BadArgument> {
+    let leafnodes_of = |name: &str| {
+        let all = shared.admission.accounts().leafnodes();
+        all.into_iter().find(|(one, ..)| **one == *name).map_or(0, |(_, leafnodes, _)| leafnodes)
+    };
     let mut known = shared.admission.accounts().connections();
     known.sort();
     let system_account = known.iter().find(|(name, _)| shared.servers.is_system_account(name));
@@ -58,8 +62,8 @@ pub fn accountz(shared: &Shared, asked: &str) -> Result<Accountz, BadArgument> {
                 expired: false,
                 complete: true,
                 jetstream_enabled: false,
-                leafnode_connections: 0,
-                client_connections: *connections,
+                leafnode_connections: leafnodes_of(name),
+                client_connections: connections.saturating_sub(leafnodes_of(name)),
                 subscriptions: 0,
                 max_connections: shared.admission.accounts().max_connections(name),
             }),
@@ -102,34 +106,45 @@ pub struct DataStats {
     pub bytes: u64,
 }
 
+/// The sessions of an account, and what they and earlier ones have moved.
+#[derive(Debug, Default)]
+struct OfAccount {
+    clients: u32,
+    leafnodes: u32,
+    totals: Totals,
+}
+
 /// The statistics of each account that has sessions, and with `unused` also of those that had some.
 pub async fn accstatz(shared: &Shared, unused: bool) -> Accstatz {
     // Sessions that end meanwhile may be missing in both; what was shown before never becomes less.
     let ended = shared.sessions.ended_traffic().totals();
-    let mut all: BTreeMap<Arc<str>, (u32, Totals)> = ended.into_iter().map(|(name, sum)| (name, (0, sum))).collect();
+    let mut all: BTreeMap<Arc<str>, OfAccount> =
+        ended.into_iter().map(|(name, totals)| (name, OfAccount { totals, ..OfAccount::default() })).collect();
     shared
         .sessions
         .for_each(|session| {
             if let Some(account) = session.account() {
-                let (sessions, totals) = all.entry(account).or_default();
-                *sessions = sessions.saturating_add(1);
-                *totals = totals.plus(session.traffic().totals());
+                let one = all.entry(account).or_default();
+                let count = if session.is_leafnode() { &mut one.leafnodes } else { &mut one.clients };
+                *count = count.saturating_add(1);
+                one.totals = one.totals.plus(session.traffic().totals());
             }
         })
         .await;
-    shared.sessions.ended_traffic().show(all.iter_mut().map(|(name, (_, totals))| (name, totals)));
-    let stat = |(acc, (conns, totals)): (Arc<str>, (u32, Totals))| AccountStat {
+    shared.sessions.ended_traffic().show(all.iter_mut().map(|(name, one)| (name, &mut one.totals)));
+    let stat = |(acc, OfAccount { clients, leafnodes, totals }): (Arc<str>, OfAccount)| AccountStat {
         acc: acc.to_string(),
         name: acc.to_string(),
-        conns,
-        leafnodes: 0,
-        total_conns: conns,
+        conns: clients,
+        leafnodes,
+        total_conns: clients.saturating_add(leafnodes),
         num_subscriptions: 0,
         sent: DataStats { msgs: totals.messages_down, bytes: totals.payload_down },
         received: DataStats { msgs: totals.messages_up, bytes: totals.payload_up },
         slow_consumers: 0,
     };
-    let account_statz = all.into_iter().filter(|(_, (conns, _))| unused || *conns > 0).map(stat).collect();
+    let account_statz =
+        all.into_iter().filter(|(_, one)| unused || one.clients > 0 || one.leafnodes > 0).map(stat).collect();
     Accstatz {
         server_id: shared.advertised_info.own_server_id().to_owned(),
         now: go_text::time(SystemTime::now()),

@@ -7,6 +7,7 @@ mod accounts;
 mod arguments;
 mod connz;
 mod go_text;
+mod leafz;
 mod request_counts;
 mod system;
 mod usage;
@@ -64,6 +65,7 @@ pub fn routes<S>(natsz: &Arc<Natsz>) -> Router<S> {
     Router::new()
         .route("/varz", get(varz))
         .route("/connz", get(connz))
+        .route("/leafz", get(leafz))
         .route("/accountz", get(accountz))
         .route("/accstatz", get(accstatz))
         .with_state(Arc::clone(natsz))
@@ -86,6 +88,14 @@ async fn connz(State(natsz): State<Arc<Natsz>>, RawQuery(query): RawQuery) -> Re
         Some((Ok::<_, std::convert::Infallible>(piece), pieces))
     });
     answer(StatusCode::OK, Body::from_stream(pieces))
+}
+
+async fn leafz(State(natsz): State<Arc<Natsz>>, RawQuery(query): RawQuery) -> Response {
+    let arguments = Arguments::new(query.as_deref());
+    match arguments.flag("subs") {
+        Ok(_) => json(&leafz::of(&natsz.shared, arguments.text("acc")).await),
+        Err(wrong) => refuse(wrong),
+    }
 }
 
 async fn accountz(State(natsz): State<Arc<Natsz>>, RawQuery(query): RawQuery) -> Response {

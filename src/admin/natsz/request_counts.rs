@@ -6,13 +6,14 @@ use std::{
 };
 
 /// The paths that are counted, without what the configuration has put in front of them.
-pub const PATHS: [&str; 13] = [
+pub const PATHS: [&str; 14] = [
     "/",
     "/accountz",
     "/accstatz",
     "/connz",
     "/fleetz",
     "/healthz",
+    "/leafz",
     "/livez",
     "/metrics",
     "/overviewz",

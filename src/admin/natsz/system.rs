@@ -20,7 +20,7 @@ use crate::{
             accounts::DataStats,
             arguments::BadArgument,
             connz::{Connz, Options, State},
-            go_text, usage, varz,
+            go_text, leafz, usage, varz,
         },
     },
     cluster::system_account::SystemAccount,
@@ -37,15 +37,17 @@ enum Question {
     Statsz,
     Varz,
     Connz,
+    Leafz,
     Healthz,
     Idz,
 }
 
 impl Question {
-    const ALL: [(&'static str, Self); 5] = [
+    const ALL: [(&'static str, Self); 6] = [
         ("STATSZ", Self::Statsz),
         ("VARZ", Self::Varz),
         ("CONNZ", Self::Connz),
+        ("LEAFZ", Self::Leafz),
         ("HEALTHZ", Self::Healthz),
         ("IDZ", Self::Idz),
     ];
@@ -118,6 +120,13 @@ impl ConnzOptions {
         };
         Ok(options.sorted_by(&self.sort)?.page(self.offset, self.limit))
     }
+}
+
+/// The options of LEAFZ; weir has no subscriptions to show.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct LeafzOptions {
+    account: String,
 }
 
 /// Who answers: nats-server's `ServerInfo`.
@@ -239,6 +248,10 @@ async fn answer(natsz: &Natsz, request: &Message, seq: u64) -> Option<(async_nat
             let ServerInfo { name, host, id, .. } = &server;
             serde_json::to_vec(&Idz { name: name.clone(), host: host.clone(), id: id.clone() })
         }
+        (Ok(_), Question::Leafz) => match read::<LeafzOptions>(&request.payload) {
+            Err(err) => failed(&server, 400, err.to_string()),
+            Ok(options) => done(&server, leafz::of(&natsz.shared, &options.account).await),
+        },
         (Ok(_), Question::Connz) => {
             let options: Result<ConnzOptions, _> = read(&request.payload);
             match options
@@ -297,7 +310,7 @@ fn statsz(natsz: &Natsz) -> Statsz {
         mem: usage::resident_memory(),
         cores,
         cpu: natsz.usage.cpu_percent(),
-        connections: shared.sessions.len(),
+        connections: shared.sessions.len().saturating_sub(shared.sessions.leafnodes()),
         total_connections: varz::accepted(shared),
         active_accounts: shared.admission.accounts().connections().into_iter().filter(|(_, n)| *n > 0).count(),
         subscriptions: 0,
@@ -328,6 +341,7 @@ mod tests {
             ("$SYS.REQ.SERVER.PING.STATSZ", Some(Question::Statsz)),
             ("$SYS.REQ.SERVER.PING.VARZ", Some(Question::Varz)),
             ("$SYS.REQ.SERVER.NABC.CONNZ", Some(Question::Connz)),
+            ("$SYS.REQ.SERVER.PING.LEAFZ", Some(Question::Leafz)),
             ("$SYS.REQ.SERVER.PING.HEALTHZ", Some(Question::Healthz)),
             ("$SYS.REQ.SERVER.PING.IDZ", Some(Question::Idz)),
             ("$SYS.REQ.SERVER.PING.JSZ", None),

@@ -40,7 +40,7 @@ pub struct Varz {
     total_connections: u64,
     routes: u32,
     remotes: u32,
-    leafnodes: u32,
+    leafnodes: usize,
     in_msgs: u64,
     in_bytes: u64,
     in_client_msgs: u64,
@@ -79,6 +79,8 @@ pub fn of(natsz: &Natsz) -> Varz {
     let most = listeners.iter().map(|(_, limit)| Limit::most(limit));
     let started = (*STARTED).max(UNIX_EPOCH);
     let cores = usage::cores();
+    // nats-server counts them apart from its clients.
+    let leafnodes = shared.sessions.leafnodes();
     Varz {
         server_id: shared.advertised_info.own_server_id().to_owned(),
         server_name: shared.advertised_info.own_name().to_owned(),
@@ -97,11 +99,11 @@ pub fn of(natsz: &Natsz) -> Varz {
         cores,
         gomaxprocs: cores,
         cpu: natsz.usage.cpu_percent(),
-        connections: shared.sessions.len(),
+        connections: shared.sessions.len().saturating_sub(leafnodes),
         total_connections: accepted(shared),
         routes: 0,
         remotes: 0,
-        leafnodes: 0,
+        leafnodes,
         in_msgs: totals.messages_up,
         in_bytes: totals.payload_up,
         in_client_msgs: totals.messages_up,

@@ -11,7 +11,7 @@ use std::{
 use crate::{
     outcome::Cause,
     relay::registry::{
-        facts::{AtServer, SessionFacts},
+        facts::{AtServer, ListenerKind, SessionFacts},
         traffic::Traffic,
     },
     telemetry::moment::Moment,
@@ -86,6 +86,10 @@ impl SessionHandle {
 
     pub fn facts(&self) -> &SessionFacts {
         &self.facts
+    }
+
+    pub fn is_leafnode(&self) -> bool {
+        self.facts.listener.kind == ListenerKind::Leafnode
     }
 
     pub fn traffic(&self) -> &Traffic {

@@ -136,7 +136,9 @@ impl Keep {
             Some(name) => shared.admission.adopt_session(name, &self.quota_identity, self.is_leafnode, now()),
             None => AccountSlot::of_nobody(Arc::from("")),
         };
-        KeptPlaces { server: Slot::of_session(&self.server), account }
+        let server = Slot::of_session(&self.server);
+        let server = if self.is_leafnode { server.of_leafnode() } else { server };
+        KeptPlaces { server, account }
     }
 }
 
