@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
-use weir_testkit::*;
+use weir_testkit::{admin::AdminSocket, *};
 
 use crate::leafnodes::{Hub, before, both_ways, connected, leafnode, url};
 use crate::natsz::ask;
@@ -91,6 +91,55 @@ async fn leafz_is_what_the_hub_shows() {
     let gone = |now: &metrics::Metrics| now.sum("weir_leafnodes_active") + now.sum("weir_account_leafnodes") == 0.0;
     weir.until("they are gone", gone).await;
     assert_eq!(ask(&weir, "/varz").await["leafnodes"], 0);
+    weir.assert_nothing_leaked().await;
+}
+
+/// Leafnodes of a hub that has been away are moved to it again, as many as make both even; where they are even already
+/// none is disturbed, however uneven the clients are.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rebalance_moves_leafnodes_only_where_that_makes_them_even() {
+    let mut hubs = [Hub::start("n1", USERS, ACCOUNTS).await, Hub::start("n2", USERS, ACCOUNTS).await];
+    let admin = AdminSocket::default();
+    let weir = before(&[&hubs[0], &hubs[1]]).table(&admin.toml()).start().await;
+    let mut leafnodes = Vec::new();
+    for n in 0..6 {
+        leafnodes.push(leafnode(&format!("edge{n}"), &url(&weir.address, "edge:pw")).await);
+    }
+    for one in &leafnodes {
+        connected(one, 1).await;
+    }
+    hubs[1].server.kill9();
+    eventually(PATIENCE, "all are at one hub", async || if hubs[0].count().await == 6 { Ok(()) } else { Err(()) })
+        .await;
+    hubs[1].server.restart().await;
+    weir.until("it is back", |now| now.get("weir_server_up{server=\"n2\"}") == Some(1.0)).await;
+    let rebalance = async || {
+        let begun = admin.answers(&["rebalance", "--rate", "100/s"]).await;
+        eventually(PATIENCE, "it has ended", async || {
+            let status = admin.answers(&["rebalance", "--status"]).await;
+            if status["state"] == "running" { Err(status) } else { Ok(()) }
+        })
+        .await;
+        begun
+    };
+    eprintln!("{}", rebalance().await);
+    eventually(PATIENCE, "they are even", async || match (hubs[0].count().await, hubs[1].count().await) {
+        (3, 3) => Ok(()),
+        others => Err(others),
+    })
+    .await;
+    let closed = weir.metrics().await.sum_where("weir_closed_total", "reason", "rebalance");
+    assert_eq!(closed, 3.0);
+    // Clients past weir make one hub fuller: no leafnode would go elsewhere.
+    let mut clients = Vec::new();
+    for _ in 0..20 {
+        clients.push(RawClient::connect(&hubs[0].server.address, &Login::user("core", "p")).await);
+    }
+    weir.until("weir has read it", |now| now.sum("weir_server_connections") == 26.0).await;
+    eprintln!("{}", rebalance().await);
+    assert_eq!(weir.metrics().await.sum_where("weir_closed_total", "reason", "rebalance"), 3.0);
+    assert_eq!((hubs[0].count().await, hubs[1].count().await), (3, 3));
+    drop((leafnodes, clients));
     weir.assert_nothing_leaked().await;
 }
 

@@ -138,6 +138,9 @@ impl Mover {
         let session = self.shared().sessions.get(candidate.session);
         // It may have gone to another server since it was counted.
         let Some(session) = session.filter(|session| session.server_id() == from) else { return Begun::Gone };
+        if cause == MoveCause::Rebalance && !self.evens_out(&session, now) {
+            return Begun::Gone;
+        }
         let Some(slot) = Slot::promise(to, now) else { return Begun::NoSlot };
         let way = if session.is_rehomable() {
             let answer = self.shared().move_orders.give(candidate.session, from, slot, cause);

@@ -75,12 +75,20 @@ impl Mover {
                 if let Some(client) = movable(session) {
                     *sessions.entry(client).or_default() += 1;
                 }
-                (asked.is_meant)(session)
+                (asked.is_meant)(session) && self.evens_out(session, now)
             },
         )
         .await;
         census.heed(&self.state().history, &sessions, now, !asked.is_return);
         census
+    }
+
+    /// Whether the servers are more even once this session is elsewhere, if it is of a leafnode: whatever slot is kept
+    /// for that, it goes to the server with the fewest leafnodes.
+    pub(super) fn evens_out(&self, session: &SessionHandle, now: Instant) -> bool {
+        let servers = &self.shared().servers;
+        !session.is_leafnode()
+            || servers.get(session.server_id()).is_some_and(|at| servers.evener_for_leafnode(&at, now).is_some())
     }
 
     async fn planned(&self, asked: &Asked) -> (Census, Preview) {
