@@ -139,6 +139,39 @@ impl Servers {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::upstream::{Port, ServerParams, Slot};
+
+    /// A hub that was away is the one with the fewest leafnodes once its port is to be tried again: else it would get
+    /// none for ever, since only leafnodes try that port.
+    #[test]
+    fn a_port_that_did_not_answer_is_tried_by_the_next_leafnode_after_a_pause() {
+        let params = |n| ServerParams {
+            name: None,
+            address: format!("n{n}:4222"),
+            websocket: None,
+            leafnode: Some(format!("n{n}:7422")),
+            monitor: None,
+            max_connections: Some(10),
+        };
+        let servers = Servers::new(&Params::bare(vec![params(1), params(2)]));
+        let [first, second] = &servers.iter().collect::<Vec<_>>()[..] else { panic!("two") };
+        let now = Instant::now();
+        let _leafnodes = [(); 4].map(|()| {
+            let mut slot = Slot::over(first, now).expect("a slot");
+            slot.for_leafnode();
+            slot
+        });
+        let evener = |now| servers.evener_for_leafnode(first, now).map(|server| server.id());
+        assert_eq!(evener(now), Some(second.id()));
+        let pause = second.dial_failed(Port::Leafnode, now, &mut fastrand::Rng::with_seed(1)).expect("a pause");
+        assert_eq!(evener(now), None);
+        let later = now + pause;
+        assert_eq!(evener(later), Some(second.id()));
+        assert!(second.may_dial(Port::Leafnode, later));
+        assert_eq!(evener(later), None, "one tries it");
+        second.dial_answered_in(Port::Leafnode, std::time::Duration::ZERO);
+        assert_eq!(evener(later), Some(second.id()));
+    }
 
     fn address(port: &LeafnodePort) -> Option<String> {
         port.endpoint().map(|endpoint| endpoint.address().to_owned())

@@ -202,9 +202,10 @@ impl Server {
         self.leafnode_auth_timeout_ms.store(0, Relaxed);
     }
 
-    /// Whether a leafnode may be sent there: its leafnode port is known, and answers.
+    /// Whether a leafnode may be sent there: its leafnode port is known, and answers, or is to be tried again. Nobody
+    /// but leafnodes tries it.
     pub fn takes_leafnodes(&self, now: Instant) -> bool {
-        self.leafnode.endpoint().is_some() && self.state().leafnode_health.status(now) == HealthStatus::Up
+        self.leafnode.endpoint().is_some() && self.state().leafnode_health.status(now) != HealthStatus::Ejected
     }
 
     /// Readings with this `server_id` are another server's: what the last one has said, if it came before INFO told who
