@@ -98,6 +98,8 @@ pub struct Health {
 pub struct Clients {
     /// Clients that are in.
     pub sessions: u64,
+    /// Of these, leafnodes.
+    pub leafnodes: u64,
     /// Clients that wait for their turn.
     pub waiting: u64,
     /// Of these, the ones that wait for a token of a rate by user or name.

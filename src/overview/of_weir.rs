@@ -73,6 +73,7 @@ pub fn of(shared: &Shared, error: Option<&str>, since: u64, now: Instant) -> Ove
         },
         clients: Clients {
             sessions: shared.sessions.len() as u64,
+            leafnodes: shared.sessions.leafnodes() as u64,
             waiting: waiting.held() as u64,
             waiting_for_rate: waiting.reserved as u64,
             being_refused: waiting.answered_later as u64 + u64::from(shared.descriptors.refusing.in_use()),

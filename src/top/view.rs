@@ -164,6 +164,10 @@ fn figures(watched: &Watched, width: usize) -> Vec<Line<'static>> {
     let room = clients
         .headroom
         .map_or_else(|| "a server has no known limit".to_owned(), |n| format!("room for {} more", count(n)));
+    let room = match clients.leafnodes {
+        0 => room,
+        leafnodes => format!("{} leafnodes; {room}", count(leafnodes)),
+    };
     let pace =
         clients.pace.map_or_else(|| "nobody had to wait yet".to_owned(), |pace| format!("pace {}/s", rate(pace)));
     let refused: u64 = history.refused.iter().rev().take(60).sum();

@@ -57,8 +57,10 @@ const sections = (() => {
     const pace = clients.pace === null ? "nobody had to wait yet" : `pace ${rate(clients.pace)}/s`;
     const left = clients.pace > 0 && clients.waiting > 0 ? `, about ${duration(clients.waiting / clients.pace + 1)}` : "";
     const refused = sum(history.refused.slice(-60));
+    const leafnodes = clients.leafnodes > 0 ? `${count(clients.leafnodes)} leafnodes; ` : "";
     const all = [
-      ["sessions", "Sessions", count(clients.sessions), `${count(clients.admitted)} since the start`, history.sessions],
+      ["sessions", "Sessions", count(clients.sessions), `${leafnodes}${count(clients.admitted)} since the start`,
+        history.sessions],
       ["room", "Room left", clients.headroom === null ? "–" : count(clients.headroom),
         used.length === 0 ? "no server is used"
           : capacity === null ? "a server has no known limit" : `of ${count(capacity)} on ${on}`, null],
