@@ -39,7 +39,8 @@ impl AcceptPermit {
 
 impl<W: Waiter> Admission<W> {
     /// The verdict on a connection from this source, and whether it is one of a leafnode: takes a connection slot and a
-    /// token of the source, and a permit of the `limit` of clients unless it has one already. Who is refused for its source takes no client's place, not even for a moment.
+    /// token of the source, and a permit of the `limit` of clients unless it has one already. Who is refused for its
+    /// source takes no client's place, not even for a moment.
     ///
     /// # Errors
     /// The reason to refuse with; no slot is kept then.

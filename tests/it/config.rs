@@ -387,10 +387,6 @@ const WRONG: &[(&str, &str)] = &[
         "[admission.per_source]\nmax_connections = 0",
         "2: admission.per_source.max_connections: 0 admits nobody; write 1 or more, or leave the key out for no limit",
     ),
-    (
-        "[accounts.A]\nmax_leafnodes = -1",
-        "2: accounts.A.max_leafnodes: -1 is too small; write 0 or more, or leave the key out for no limit",
-    ),
     ("[accounts.A]\nweight = 0", "2: accounts.A.weight: 0 is too small; write 1 to 1000"),
     (
         "[accounts.A]\nusers = [\"ok\", \"[hunter2\"]",

@@ -195,13 +195,24 @@ async fn clients_past_weir_count_beside_its_leafnodes() {
     weir.assert_nothing_leaked().await;
 }
 
+async fn refused_by_some(fleet: &Fleet, reason: &str) {
+    eventually(PATIENCE, &format!("one is refused for {reason}"), async || {
+        for weir in &fleet.weirs {
+            if weir.metrics().await.sum_where("weir_refused_total", "reason", reason) >= 1.0 {
+                return Ok(());
+            }
+        }
+        Err("none")
+    })
+    .await;
+}
+
 /// The weirs of a fleet share the limit: all of them together have as many leafnodes, wherever these come.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_fleet_shares_the_limit() {
+async fn a_fleet_has_so_many(limit: &str, of: &str, reason: &str) {
     let accounts = fleet::accounts("SITES { users: [{user: core, password: p}] }");
     let of_hub = "authorization { users: [ { user: edge, password: pw, account: SITES } ] }";
     let hubs = crate::leafnodes::cluster_with(2, of_hub, &accounts, ServerOptions::jetstream).await;
-    let config = before(&hubs.iter().collect::<Vec<_>>()).account("SITES", "max_leafnodes = 3");
+    let config = before(&hubs.iter().collect::<Vec<_>>()).account("SITES", limit);
     let mut fleet = Fleet::start(2, &config).await;
     let addresses = fleet.addresses();
     let mut leafnodes = Vec::new();
@@ -209,14 +220,85 @@ async fn a_fleet_shares_the_limit() {
         leafnodes.push(leafnode(&format!("edge{n}"), &url(&addresses[n % 2], "edge:pw")).await);
     }
     so_many(&leafnodes.iter().collect::<Vec<_>>(), 3).await;
-    for weir in &fleet.weirs {
-        refused(weir, "account_leafnode_quota", 1.0).await;
-    }
-    let quotas = fleet::fleetz(&fleet.weirs[0]).await["quotas"].clone();
-    let quota = quotas.as_array().unwrap().iter().find(|one| one["of"] == "leafnodes").cloned();
-    assert_eq!(quota.expect("the quota of SITES")["limit"], 3, "{quotas}");
+    refused_by_some(&fleet, reason).await;
+    eventually(PATIENCE, "it is shown", async || {
+        let quotas = fleet::fleetz(&fleet.weirs[0]).await["quotas"].clone();
+        match quotas.as_array().unwrap().iter().any(|one| one["of"] == of && one["limit"] == 3) {
+            true => Ok(()),
+            false => Err(quotas),
+        }
+    })
+    .await;
     // One weir is gone: those at the other have all the places.
     fleet.weirs[1].kill9();
     let at_first: Vec<_> = leafnodes.iter().step_by(2).collect();
     so_many(&at_first, 3).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fleet_shares_the_limit_of_leafnodes() {
+    a_fleet_has_so_many("max_leafnodes = 3", "leafnodes", "account_leafnode_quota").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fleet_shares_the_limit_of_connections_with_leafnodes() {
+    a_fleet_has_so_many("max_connections = 3", "account", "account_quota").await;
+}
+
+/// Servers that are nearly full, behind two weirs: leafnodes take slots of leases as clients do, and no server gets
+/// more than its limit.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_server_is_filled_beyond_its_limit_by_the_leafnodes_of_two_weirs() {
+    const MOST: u64 = 8;
+    let accounts = fleet::accounts("SITES { users: [{user: core, password: p}] }");
+    let of_hub = "authorization { users: [ { user: edge, password: pw, account: SITES } ] }";
+    let small = |options: ServerOptions| options.jetstream().max_connections(MOST);
+    let hubs = crate::leafnodes::cluster_with(2, of_hub, &accounts, small).await;
+    let config = before(&hubs.iter().collect::<Vec<_>>()).cluster("reserve = 1");
+    let fleet = Fleet::start(2, &config).await;
+    let addresses = fleet.addresses();
+    // One server with many remotes, each in an account of its own, is many leafnodes.
+    let of_edge = |n: usize| {
+        let own: Vec<String> = (0..10).map(|n| format!("A{n} {{}}")).collect();
+        let at = url(&addresses[n], "edge:pw");
+        let remotes: Vec<String> = (0..10).map(|n| format!("{{ {at}, account: A{n} }}")).collect();
+        format!("accounts {{ {} }}\nleafnodes {{ remotes: [ {} ] }}", own.join("\n"), remotes.join("\n"))
+    };
+    let mut edges = Vec::new();
+    for n in 0..2 {
+        edges.push(NatsServer::start(ServerOptions::named(&format!("edge{n}")).with(&of_edge(n))).await);
+    }
+    refused_by_some(&fleet, "server_capacity").await;
+    let mut most = 0;
+    for _ in 0..30 {
+        let mut all = 0;
+        for hub in &hubs {
+            let varz = hub.server.varz().await;
+            let has = varz["leafnodes"].as_u64().unwrap() + varz["connections"].as_u64().unwrap();
+            assert!(has <= MOST, "{has} at {}", hub.server.name);
+            all += varz["leafnodes"].as_u64().unwrap();
+        }
+        most = most.max(all);
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    eprintln!("{most} leafnodes at two servers with room for {MOST} each");
+    assert!(most >= MOST, "{most}");
+}
+
+/// An edge server that has vanished without a FIN does not keep out the one that takes its place.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leafnode_gets_the_place_of_its_ghost() {
+    let hub = Hub::start("n1", USERS, "").await;
+    let weir = before(&[&hub]).account("default", "max_leafnodes = 1").start().await;
+    let mut vanished = leafnode("edge1", &url(&weir.address, "edge:pw")).await;
+    connected(&vanished, 1).await;
+    vanished.signal(rustix::process::Signal::STOP);
+    let other = leafnode("edge2", &url(&weir.address, "edge:pw")).await;
+    other.says(FULL).await;
+    let again = leafnode("edge1", &url(&weir.address, "edge:pw")).await;
+    let ghosts = |now: &metrics::Metrics| now.sum_where("weir_closed_total", "reason", "ghost");
+    weir.until("the ghost is found", |now| ghosts(now) == 1.0).await;
+    so_many(&[&other, &again], 1).await;
+    drop((vanished, other, again));
+    weir.assert_nothing_leaked().await;
 }

@@ -1,5 +1,5 @@
-//! Leafnodes of an account. Each counts as a connection, as at nats-server. What the cluster says of connections (`conn`
-//! of the account's JWT) keeps clients out and no leafnode, for which the cluster has a limit of its own (`leaf`); what
+//! Leafnodes of an account. Each counts as a connection, as at nats-server. What the cluster says of connections
+//! (`conn` of the account's JWT) keeps clients out and no leafnode, for which it has a limit of its own (`leaf`); what
 //! the configuration says keeps out both.
 
 use std::{sync::Arc, time::Instant};

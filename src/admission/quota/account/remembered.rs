@@ -9,7 +9,7 @@
 //!
 //! | stays | why |
 //! |---|---|
-//! | `connections`, `leafnodes`, `handshakes`, `extra`, `unproven` | guards of clients count there, in the new process anew |
+//! | `connections`, `leafnodes`, `handshakes`, `extra`, `unproven` | guards count there, in the new process anew |
 //! | `limits`, `allowance` | the configuration and the fleet have them |
 //! | `warned` | a counter of metrics |
 //! | `had_leafnode` | leafnodes come back |
