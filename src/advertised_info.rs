@@ -29,6 +29,8 @@ pub struct ListenerInfo {
     tls: AdvertisedTls,
     /// The port of the servers to which its clients are connected. What it says of logins is the truth for them.
     servers_port: Port,
+    /// The field in which its addresses stand.
+    urls: Urls,
     told: ArcSwap<Told>,
 }
 
@@ -113,7 +115,7 @@ impl ListenerInfo {
                 connect_urls.push(url.clone());
             }
         }
-        let urls = (self.urls(), &*connect_urls);
+        let urls = (self.urls, &*connect_urls);
         let own_info = OwnInfo::new(&all.server_id, &all.server_name, infos, &self.host, self.port, urls);
         Told { own_info: self.tls.onto(own_info, infos), connect_urls: connect_urls.into() }
     }
@@ -139,11 +141,6 @@ impl ListenerInfo {
         self.write(info, client_ip, true, out);
     }
 
-    /// The field in which its addresses stand.
-    fn urls(&self) -> Urls {
-        if self.servers_port == Port::Leafnode { Urls::Leafnodes } else { Urls::Clients }
-    }
-
     fn write(&self, info: &Info, client_ip: IpAddr, keep_nonce: bool, out: &mut Vec<u8>) {
         let told = self.told.load();
         // A leafnode decides by the version of its hub what it may say to that. It is told no address of its own.
@@ -155,7 +152,7 @@ impl ListenerInfo {
         info.rewrite(
             &Rewrite {
                 advertise: &told.connect_urls,
-                urls: self.urls(),
+                urls: self.urls,
                 host: &self.host,
                 port: self.port,
                 version,
@@ -225,13 +222,34 @@ impl AdvertisedInfo {
         tls: AdvertisedTls,
         servers_port: Port,
     ) -> Arc<ListenerInfo> {
+        let urls = if servers_port == Port::Leafnode { Urls::Leafnodes } else { Urls::Clients };
+        self.told_by(address, advertise, tls, (servers_port, urls))
+    }
+
+    /// What a WebSocket listener tells leafnodes.
+    pub fn of_leafnodes_over_websocket(
+        &self,
+        address: SocketAddr,
+        advertise: Advertise,
+        tls: AdvertisedTls,
+    ) -> Arc<ListenerInfo> {
+        self.told_by(address, advertise, tls, (Port::Leafnode, Urls::LeafnodesOverWebSocket))
+    }
+
+    fn told_by(
+        &self,
+        address: SocketAddr,
+        advertise: Advertise,
+        tls: AdvertisedTls,
+        (servers_port, urls): (Port, Urls),
+    ) -> Arc<ListenerInfo> {
         // nats-server writes its default like this, which is both families there too.
         let ip = if address.ip().is_unspecified() { Ipv4Addr::UNSPECIFIED.into() } else { address.ip() };
         let (host, port) = (ip.to_string(), address.port());
         let nothing = OwnInfo::new("", "", &[], "", 0, (Urls::Clients, &[]));
         let nothing = Told { own_info: nothing, connect_urls: Box::default() };
         let told = ArcSwap::from_pointee(nothing);
-        let listener = Arc::new(ListenerInfo { told, advertise, host, port, tls, servers_port });
+        let listener = Arc::new(ListenerInfo { told, advertise, host, port, tls, servers_port, urls });
         listener.told.store(Arc::new(listener.told_of(self, &[])));
         let _update = self.update.lock().unwrap_or_else(PoisonError::into_inner);
         self.listener_infos.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&listener));

@@ -23,6 +23,8 @@ pub enum Refusal {
     ServerCapacity,
     /// No server can be used: none answers dials, or all that do are in lame duck mode.
     NoServer,
+    /// It is a leafnode, and of no server weir knows where that takes leafnodes.
+    NoLeafnodePort,
     /// A server refused a login that other servers let in, and no other server could be asked on this connection: the
     /// client is to come back.
     ServerRefusesLogin,
@@ -108,6 +110,9 @@ impl Refusal {
         match self {
             Self::ServerCapacity => "all servers are full: raise their max_connections, or add a server",
             Self::NoServer => "no server can be used: start them, or look at the network and the lines of each server",
+            Self::NoLeafnodePort => {
+                "no server is known to take leafnodes: configure leafnodes { listen } there, or cluster.servers.leafnode"
+            }
             Self::ServerRefusesLogin => {
                 "a server has other users or accounts than the others: see weir_server_logins_failing"
             }
@@ -342,6 +347,7 @@ mod tests {
             [
                 "server_capacity",
                 "no_server",
+                "no_leafnode_port",
                 "server_refuses_login",
                 "hold_expired",
                 "login_timeout",

@@ -117,6 +117,13 @@ pub struct ListenerConfig {
     pub is_for_leafnodes: bool,
 }
 
+impl ListenerConfig {
+    /// Whether leafnodes come through it, plainly or over WebSocket.
+    pub fn takes_leafnodes(&self) -> bool {
+        self.is_for_leafnodes || self.websocket.as_ref().is_some_and(|websocket| websocket.rules.leafnodes)
+    }
+}
+
 /// What weir does with new clients in its own lame duck mode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "snake_case")]

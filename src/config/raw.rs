@@ -118,7 +118,8 @@ pub(super) fn read(s: &mut Section<'_>) -> Raw {
     } = files;
     let is_discovered = discover.as_ref().is_some_and(DiscoverConfig::has_websockets);
     let has_websockets = is_discovered || upstream.servers.iter().any(|server| server.websocket.is_some());
-    upstream.only_websocket = has_websockets && listeners.iter().all(|listener| listener.websocket.is_some());
+    upstream.only_websocket =
+        has_websockets && listeners.iter().all(|listener| listener.websocket.is_some() && !listener.takes_leafnodes());
     let fleet = s.optional_table("fleet", "absent, this weir shares nothing with others", fleet::keys);
     let mut admission = s.table("admission", admission);
     let Accounts { default, limits, rules } = quota::accounts(s);

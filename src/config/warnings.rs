@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::{
     admission::Mode,
-    config::{addresses::Target, finding::Problem, raw::Raw, section::Sink},
+    config::{ListenerConfig, addresses::Target, finding::Problem, raw::Raw, section::Sink},
     operator_file,
     upstream::Reserve,
 };
@@ -63,7 +63,7 @@ fn websocket_clients_unjudged(raw: &Raw, sink: &mut Sink) {
 
 /// Whoever takes leafnodes has to know where each server does.
 fn leafnodes_without_port(raw: &Raw, sink: &mut Sink) {
-    let Some(listener) = raw.listeners.iter().position(|listener| listener.is_for_leafnodes) else { return };
+    let Some(listener) = raw.listeners.iter().position(ListenerConfig::takes_leafnodes) else { return };
     for (i, server) in raw.upstream.servers.iter().enumerate() {
         if server.leafnode.is_none() && server.monitor.is_none() && !raw.upstream.system {
             let what = format!("weir does not learn where it takes leafnodes, for which listeners[{listener}] is");

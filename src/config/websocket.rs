@@ -53,10 +53,12 @@ pub(super) fn websocket(s: &mut Section<'_>) -> WebsocketConfig {
     // None: the servers ping by themselves, every 2 min by default.
     let absence = "none, only the servers ping";
     let ping_interval = s.optional("ping_interval", absence, within(SECOND..=3600 * SECOND));
+    // Off: a listener for browsers does not open the hubs' leafnode ports, which may be behind a firewall.
+    let leafnodes = s.value("leafnodes", false, Any);
     let headers = s.table("headers", headers);
     let origins = OriginRules { same_origin, allowed: allowed.into_iter().map(|origin| origin.0).collect() };
     WebsocketConfig {
-        rules: Rules { compression, origins, cookies, secure: false },
+        rules: Rules { compression, origins, cookies, secure: false, leafnodes },
         accept_forwarded_from: believed.into_iter().map(|network| network.0).collect(),
         ping_interval,
         headers,

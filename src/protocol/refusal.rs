@@ -82,6 +82,8 @@ words! {
         | Refusal::UserRate
         | Refusal::NameQuota
         | Refusal::NameRate => "maximum account active connections exceeded",
+    // What nats-server writes into its log about a leafnode that comes to its WebSocket port then.
+    Refusal::NoLeafnodePort => "Not configured to accept leaf node connections",
     // The words of nats-server where a leaf node is too old. No client library looks for either text, so each takes it
     // for one failed attempt.
     Refusal::ClientTooOld => "minimum version required",

@@ -349,7 +349,7 @@ impl Listeners {
                 own.into_iter().for_each(|address| addresses.add(class, address));
             }
         }
-        self.shared.servers.count_leafnodes(self.open.iter().any(|open| open.config.is_for_leafnodes));
+        self.shared.servers.count_leafnodes(self.open.iter().any(|open| open.config.takes_leafnodes()));
         self.shared.advertised_info.set_own_addresses(addresses);
         let tls = |open: &Open| Some((open.address, open.current.load().tls.clone()?));
         self.shared.terminators.store(Arc::new(self.open.iter().filter_map(tls).collect()));
@@ -396,30 +396,45 @@ impl Listeners {
         };
         let shared = &self.shared;
         let limit = || Limit::within(config.max_clients, Some(Arc::clone(&shared.descriptors.clients)));
+        let max_clients = before.map_or_else(limit, |before| Arc::clone(&before.max_clients));
+        let before_check = before.map_or_else(Arc::default, |before| Arc::clone(&before.before_check));
+        let websocket = |leafnodes| {
+            config.websocket.as_ref().map(|websocket| WebSocketListener {
+                rules: Rules { secure: config.tls.is_some(), ..websocket.rules.clone() },
+                headers: websocket.headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect(),
+                ping_interval: websocket.ping_interval,
+                trusted_proxies: websocket.accept_forwarded_from.clone(),
+                leafnodes,
+            })
+        };
         let kind = match (config.passes_through, &config.websocket) {
             (Some(_), _) => ListenerKind::Passthrough,
             (None, Some(_)) => ListenerKind::WebSocket,
             (None, None) if config.is_for_leafnodes => ListenerKind::Leafnode,
             (None, None) => ListenerKind::Client,
         };
-        Listener {
-            name: Arc::new(ListenerName { address, kind }),
-            info: shared.advertised_info.of_listener(address, advertise, security, port),
-            max_clients: before.map_or_else(limit, |before| Arc::clone(&before.max_clients)),
-            before_check: before.map_or_else(Arc::default, |before| Arc::clone(&before.before_check)),
+        let of = |name, info, websocket, is_for_leafnodes| Listener {
+            name: Arc::new(name),
+            info,
+            max_clients: Arc::clone(&max_clients),
+            before_check: Arc::clone(&before_check),
             handshake_timeout: config.handshake_timeout,
             trusted_proxies: config.accept_proxy_protocol_from.clone(),
             header_is_optional: config.allow_without_proxy_protocol,
-            tls,
-            websocket: config.websocket.as_ref().map(|websocket| WebSocketListener {
-                rules: Rules { secure: config.tls.is_some(), ..websocket.rules.clone() },
-                headers: websocket.headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect(),
-                ping_interval: websocket.ping_interval,
-                trusted_proxies: websocket.accept_forwarded_from.clone(),
-            }),
+            tls: tls.clone(),
+            websocket,
             passthrough: config.passes_through.map(PassthroughListener::new),
-            is_for_leafnodes: config.is_for_leafnodes,
-        }
+            is_for_leafnodes,
+        };
+        let takes_others = !config.is_for_leafnodes && config.takes_leafnodes();
+        let leafnodes = takes_others.then(|| {
+            let info = shared.advertised_info.of_leafnodes_over_websocket(address, advertise.clone(), security);
+            let name = ListenerName { address, kind: ListenerKind::Leafnode, is_websocket: true };
+            Arc::new(of(name, info, websocket(None), true))
+        });
+        let info = shared.advertised_info.of_listener(address, advertise, security, port);
+        let name = ListenerName { address, kind, is_websocket: config.websocket.is_some() };
+        of(name, info, websocket(leafnodes), config.is_for_leafnodes)
     }
 
     /// Where they listen, in the order of the configuration.

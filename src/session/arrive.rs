@@ -112,6 +112,11 @@ pub(super) async fn arrive(cx: &mut Context, mut tcp: TcpStream, permit: Connect
     cx.note_heard();
     let (stream, upgrade) = websocket_upgrade::read_request(cx, stream, web).await?;
     cx.note_heard();
+    if upgrade.is_of_leafnode
+        && let Some(leafnodes) = &web.leafnodes
+    {
+        cx.listener = Arc::clone(leafnodes);
+    }
     drop(asked);
     Ok(Arrived { stream, upgrade: Some(upgrade), check })
 }

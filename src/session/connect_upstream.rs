@@ -102,7 +102,10 @@ fn ask_for_account(connect: &mut Connect) -> InfoPolicy {
 async fn not_answered(cx: &mut Context, down: Downstream, claim: Claim, why: NotAnswered) -> End {
     let Downstream { stream, preface, entry: _entry, refusing: _refusing, .. } = down;
     match why {
-        NotAnswered::Refused(reason) => refuse_now(cx, stream, preface, reason).await,
+        NotAnswered::Refused(reason) => {
+            let reason = cx.shared.servers.lacks_port(DialPort::of(cx).port(), reason, now());
+            refuse_now(cx, stream, preface, reason).await
+        }
         NotAnswered::TooLong => close_unfinished(stream, Unfinished::Wrong(PrefaceError::TooLong), Phase::Dial).await,
         NotAnswered::ServerError(server, line) => {
             cx.log.server = Some(server);

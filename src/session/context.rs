@@ -203,7 +203,7 @@ impl Context {
 
     /// Whether the server takes this client for one of its client port, although it speaks WebSocket.
     pub fn is_taken_for_standard(&self) -> bool {
-        self.listener.websocket.is_some() && !self.shared.dials_websockets
+        self.listener.websocket.is_some() && !self.listener.is_for_leafnodes && !self.shared.dials_websockets
     }
 
     /// Whether another process may go on with this client before it is in. Who connects as a leafnode is in so soon, or

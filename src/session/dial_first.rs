@@ -356,7 +356,8 @@ async fn open(
     let shared = &cx.shared;
     let port = DialPort::of(cx);
     let until_info = UntilInfo::new(shared, port, proxy_header);
-    let (dialled, slot, began) = open_any(shared, slot, &until_info, cx.dial_by()).await?;
+    let opened = open_any(shared, slot, &until_info, cx.dial_by()).await;
+    let (dialled, slot, began) = opened.map_err(|reason| shared.servers.lacks_port(port.port(), reason, now()))?;
     shared.advertised_info.learn_at(port.port(), slot.server(), dialled.info());
     let expires = began + slot.server().auth_timeout(port.port()).mul_f64(FOR_CONNECT);
     Ok(DialledServer { dialled, slot, expires, operator, unanswered: None })

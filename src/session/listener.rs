@@ -88,6 +88,8 @@ pub struct WebSocketListener {
     pub ping_interval: Option<Duration>,
     /// HTTP proxies whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<IpNet>,
+    /// The same listener for leafnodes, where it takes those.
+    pub leafnodes: Option<Arc<Listener>>,
 }
 
 impl WebSocketListener {

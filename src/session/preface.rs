@@ -50,6 +50,10 @@ impl Accepted {
                 Err(lost) => return Err(lost.close(refused).await),
             },
             (Some(upgrade), None) => websocket_upgrade::accept(cx, stream, upgrade).await?,
+            // A nats-server that gets an HTTP error does not tell its operator what that says. It reads `-ERR`.
+            (Some(upgrade), Some(_)) if cx.listener.is_for_leafnodes => {
+                websocket_upgrade::accept(cx, stream, upgrade).await?
+            }
             (Some(_), Some(reason)) => {
                 let until = cx.step_by(cx.heard()).into_std();
                 let refused = with_rng(|rng| Wait::refused_at_accept(&cx.shared.admission, reason, until, now(), rng));

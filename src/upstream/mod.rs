@@ -288,6 +288,22 @@ impl Servers {
         if self.can_use_none(now) { Refusal::NoServer } else { Refusal::ServerCapacity }
     }
 
+    /// The same for a client of this port, which may be the one that is missing: `reason` is why it has no server.
+    pub fn lacks_port(&self, port: Port, reason: Refusal, now: Instant) -> Refusal {
+        let list = self.list();
+        match (reason, port) {
+            (Refusal::ServerCapacity | Refusal::HoldExpired, Port::Leafnode)
+                if list.iter().all(|server| server.leafnode().endpoint().is_none()) =>
+            {
+                Refusal::NoLeafnodePort
+            }
+            (Refusal::ServerCapacity, _) if !list.iter().any(|server| server.port_answers(port, now)) => {
+                Refusal::NoServer
+            }
+            (reason, _) => reason,
+        }
+    }
+
     /// Whether no server can be used.
     pub fn can_use_none(&self, now: Instant) -> bool {
         !self.any_reachable(now)

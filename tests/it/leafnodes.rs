@@ -65,7 +65,7 @@ pub(crate) async fn connected(leafnode: &NatsServer, n: usize) -> Vec<Value> {
 }
 
 /// Messages of some kinds and sizes go from a client of one server to one of the other.
-async fn delivers(from: (&str, &Login), to: (&str, &Login)) {
+pub(crate) async fn delivers(from: (&str, &Login), to: (&str, &Login)) {
     // Interest that is over may not have gone yet from where it was.
     static CALLS: AtomicUsize = AtomicUsize::new(0);
     let there = format!("there.{}", CALLS.fetch_add(1, Relaxed));
@@ -102,7 +102,7 @@ pub(crate) async fn both_ways(leafnode: &NatsServer, hub: &Hub, at_hub: &Login) 
 }
 
 /// What a leafnode logs of its hubs has no address of theirs.
-fn never_saw(leafnode: &NatsServer, hubs: &[&Hub]) {
+pub(crate) fn never_saw(leafnode: &NatsServer, hubs: &[&Hub]) {
     let log = leafnode.log();
     assert!(log.contains("LS+"), "the log traces what comes:\n{log}");
     for hub in hubs {
@@ -127,16 +127,16 @@ async fn a_password_and_messages_both_ways() {
 }
 
 /// Ways to log in at a hub: what it has in `leafnodes { … }`, what else, and what the remote says.
-struct Way {
-    what: &'static str,
-    of_hub: String,
-    extra: String,
-    user: &'static str,
-    remote: String,
-    at_hub: Login,
+pub(crate) struct Way {
+    pub(crate) what: &'static str,
+    pub(crate) of_hub: String,
+    pub(crate) extra: String,
+    pub(crate) user: &'static str,
+    pub(crate) remote: String,
+    pub(crate) at_hub: Login,
 }
 
-fn ways(authority: &Authority) -> Vec<Way> {
+pub(crate) fn ways(authority: &Authority) -> Vec<Way> {
     let key = KeyPair::new_user();
     let operator = Operator::with_accounts([-1]);
     let user = operator.account(0).user();
@@ -226,7 +226,7 @@ async fn with_tls_on_either_side() {
 }
 
 /// So many hubs of one cluster.
-async fn cluster(n: usize) -> Vec<Hub> {
+pub(crate) async fn cluster(n: usize) -> Vec<Hub> {
     cluster_with(n, "", "", |options| options).await
 }
 

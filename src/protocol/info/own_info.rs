@@ -56,7 +56,7 @@ impl OwnInfo {
         object.string("version", version);
         object.number("proto", 1);
         object.place(host, port, (urls, advertise));
-        if urls == Urls::Leafnodes {
+        if urls.are_of_leafnodes() {
             // A leafnode takes the port for another one without these. The number is none of the server's.
             object.number("client_id", 1);
             object.flag("info_on_connect", true);

@@ -31,6 +31,8 @@ pub enum Urls {
     Clients,
     /// `leafnode_urls`.
     Leafnodes,
+    /// `ws_connect_urls`, from which a leafnode over WebSocket learns. It needs `leafnode_urls` all the same.
+    LeafnodesOverWebSocket,
 }
 
 impl Urls {
@@ -38,7 +40,13 @@ impl Urls {
         match self {
             Self::Clients => "connect_urls",
             Self::Leafnodes => "leafnode_urls",
+            Self::LeafnodesOverWebSocket => "ws_connect_urls",
         }
+    }
+
+    /// Whether those who read them are leafnodes.
+    pub const fn are_of_leafnodes(self) -> bool {
+        !matches!(self, Self::Clients)
     }
 }
 
@@ -193,6 +201,9 @@ impl<'a> ObjectWriter<'a> {
         self.text_unless_empty("host", host);
         self.number("port", port.into());
         // Without the field a leafnode before 2.10 takes the port for another one.
+        if urls == Urls::LeafnodesOverWebSocket {
+            self.raw(Urls::Leafnodes.key(), b"[]");
+        }
         if !advertise.is_empty() || urls == Urls::Leafnodes {
             let _ = serde_json::to_writer(self.key(urls.key()), advertise);
         }

@@ -43,7 +43,7 @@ const fn closing(code: u16, text: &'static str) -> Closing {
 }
 
 /// The texts of `-ERR` after which nats-server closes, each with nats-server's close code and the name of its reason.
-const ENDS: [(&str, Closing); 14] = [
+const ENDS: [(&str, Closing); 15] = [
     ("maximum connections exceeded", closing(1008, "Maximum Connections Exceeded")),
     ("maximum account active connections exceeded", closing(1008, "Maximum Account Connections Exceeded")),
     ("Authorization Violation", closing(1008, "Authentication Failure")),
@@ -56,6 +56,8 @@ const ENDS: [(&str, Closing); 14] = [
     ("Unknown Protocol Operation", closing(1002, "Protocol Violation")),
     ("Parser Error", closing(1002, "Protocol Violation")),
     ("Stale Connection", closing(1001, "Stale Connection")),
+    // Here nats-server closes without a frame.
+    ("Not configured to accept leaf node connections", closing(1008, "Leafnodes Not Configured")),
     // weir's own, for a policy of its operator.
     ("client name required", closing(1008, "Client Name Required")),
     ("minimum version required", closing(1008, "Minimum Version Required")),

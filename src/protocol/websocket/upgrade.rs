@@ -30,6 +30,8 @@ pub struct Rules {
     pub cookies: CookieNames,
     /// Whether it uses TLS.
     pub secure: bool,
+    /// Whether it takes leafnodes.
+    pub leafnodes: bool,
 }
 
 /// An accepted request.
@@ -41,6 +43,8 @@ pub struct Upgrade {
     pub cookies: Cookies,
     /// The value of `X-Forwarded-For`; several lines are joined by commas.
     pub forwarded_for: Vec<u8>,
+    /// Whether a leafnode asks: the path ends in `/leafnode`.
+    pub is_of_leafnode: bool,
     accept: String,
 }
 
@@ -129,11 +133,9 @@ impl Rules {
     fn judge(&self, request: &Request<'_, '_>) -> Result<Upgrade, Rejection> {
         let headers = Headers(request.headers);
         let path = request.path.unwrap_or_default().split(['?', '#']).next().unwrap_or_default();
-        if path.ends_with("/leafnode") {
-            return Err(rejection(
-                404,
-                "leafnode websocket endpoint not enabled: leafnodes go to the servers directly",
-            ));
+        let is_of_leafnode = path.ends_with("/leafnode");
+        if is_of_leafnode && !self.leafnodes {
+            return Err(rejection(404, "leafnode websocket endpoint not enabled"));
         }
         if path.ends_with("/mqtt") {
             return Err(rejection(404, "mqtt websocket endpoint not enabled"));
@@ -165,7 +167,10 @@ impl Rules {
         let origin = origin.or_else(|| headers.first("Sec-WebSocket-Origin")).map(text);
         let allowed = self.origins.check(origin, text(host), self.secure);
         allowed.map_err(|why| rejection(403, why))?;
-        let agent = headers.first("User-Agent").unwrap_or_default();
+        // Neither a leafnode's agent nor its cookies mean anything to nats-server.
+        let is_of_client = Some(()).filter(|()| !is_of_leafnode);
+        let agent = is_of_client.and_then(|()| headers.first("User-Agent")).unwrap_or_default();
+        let cookies = is_of_client.map(|()| self.cookies.pick(headers.all("Cookie"))).unwrap_or_default();
         let deflate = self.compression && headers.offers_deflate();
         Ok(Upgrade {
             negotiated: Negotiated {
@@ -173,8 +178,9 @@ impl Rules {
                 unmasked: headers.first("Nats-No-Masking") == Some(b"true"),
                 frame_size: frame_size(agent),
             },
-            cookies: self.cookies.pick(headers.all("Cookie")),
+            cookies,
             forwarded_for: headers.all("X-Forwarded-For").collect::<Vec<_>>().join(&b','),
+            is_of_leafnode,
             accept: derive_accept_key(key),
         })
     }

@@ -27,11 +27,21 @@ pub enum ListenerKind {
     Leafnode,
 }
 
-/// A listener, as those name it who look at its sessions.
+/// A listener, as those name it who look at its sessions. Leafnodes that come through a WebSocket listener have it by
+/// another name than its clients: of kind `Leafnode`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ListenerName {
     pub address: SocketAddr,
     pub kind: ListenerKind,
+    /// Whether it speaks WebSocket.
+    pub is_websocket: bool,
+}
+
+impl ListenerName {
+    /// Its `kind` in the configuration.
+    pub fn configured_kind(&self) -> ListenerKind {
+        if self.is_websocket { ListenerKind::WebSocket } else { self.kind }
+    }
 }
 
 /// What does not change while a session lives.
@@ -73,7 +83,11 @@ impl AtServer {
 
 impl Default for ListenerName {
     fn default() -> Self {
-        Self { address: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)), kind: ListenerKind::default() }
+        Self {
+            address: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
+            kind: ListenerKind::default(),
+            is_websocket: false,
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use strum::{EnumCount, IntoStaticStr, VariantArray};
 use crate::{
     tally::shown,
     upstream::{
+        Port,
         health::HealthStatus,
         server::{Server, State, drain::Drain},
     },
@@ -126,6 +127,15 @@ impl Server {
             }
             Standing::Up => return None,
         })
+    }
+
+    /// Whether clients may be sent here, and this port is known and has answered the last dials.
+    pub fn port_answers(&self, port: Port, now: Instant) -> bool {
+        let is_known = port != Port::Leafnode || self.leafnode.endpoint().is_some();
+        let mut state = self.state();
+        let answers = self.health_of(&mut state, port).status(now) == HealthStatus::Up;
+        drop(state);
+        is_known && answers && self.is_reachable(now)
     }
 }
 

@@ -83,7 +83,7 @@ impl<'a> Connection<'a> {
         Self {
             cid: facts.id,
             kind: if facts.listener.kind == ListenerKind::Leafnode { "Leafnode" } else { "Client" },
-            r#type: if facts.listener.kind == ListenerKind::WebSocket { "websocket" } else { "nats" },
+            r#type: if facts.listener.is_websocket { "websocket" } else { "nats" },
             ip: facts.peer.ip().to_string(),
             port: facts.peer.port(),
             start: go_text::time(facts.accepted.time_of_day()),
@@ -107,7 +107,7 @@ impl<'a> Connection<'a> {
             authorized_user: facts.user_as_shown().filter(|_| auth),
             account: account.filter(|account| auth && **account != *GLOBAL_ACCOUNT).map(|account| account.to_string()),
             listener: facts.listener.address.to_string(),
-            listener_kind: facts.listener.kind.into(),
+            listener_kind: facts.listener.configured_kind().into(),
             server: at.name().map(str::to_owned),
             server_cid: (at.client_id > 0).then_some(at.client_id),
             rehomable: entry.session.is_rehomable(),
