@@ -16,6 +16,7 @@ pub struct Claims {
     account: String,
     user: String,
     forbids_websocket: bool,
+    forbids_leafnode_over_websocket: bool,
 }
 
 #[derive(Deserialize)]
@@ -50,8 +51,10 @@ impl Claims {
         let payload = BASE64URL_NOPAD.decode(payload.as_bytes()).ok()?;
         let Payload { iss, sub, nats } = serde_json::from_slice(&payload).ok()?;
         let account = if nats.issuer_account.is_empty() { iss } else { nats.issuer_account };
-        let forbids_websocket = forbids_websocket(&nats.allowed_connection_types);
-        (is_key(&account, b'A') && is_key(&sub, b'U')).then_some(Self { account, user: sub, forbids_websocket })
+        let forbids = |name| forbids(&nats.allowed_connection_types, name);
+        let (forbids_websocket, forbids_leafnode_over_websocket) = (forbids("WEBSOCKET"), forbids("LEAFNODE_WS"));
+        let is_one = is_key(&account, b'A') && is_key(&sub, b'U');
+        is_one.then_some(Self { account, user: sub, forbids_websocket, forbids_leafnode_over_websocket })
     }
 
     /// The account's public key, which is its name for the servers.
@@ -64,17 +67,22 @@ impl Claims {
         &self.user
     }
 
-    /// Whether it is good for other connections only.
+    /// Whether it is good for other connections only than those of clients over WebSocket.
     pub fn forbids_websocket(&self) -> bool {
         self.forbids_websocket
     }
+
+    /// Whether it is good for other connections only than those of leafnodes over WebSocket.
+    pub fn forbids_leafnode_over_websocket(&self) -> bool {
+        self.forbids_leafnode_over_websocket
+    }
 }
 
-/// Whether these `allowed_connection_types` are some, and WebSocket is none of them. nats-server compares without
+/// Whether these `allowed_connection_types` are some, and this one is none of them. nats-server compares without
 /// regard to case, and takes an empty list for all types.
-fn forbids_websocket(types: &Value) -> bool {
+fn forbids(types: &Value, this: &str) -> bool {
     let Some(types) = types.as_array().filter(|types| !types.is_empty()) else { return false };
-    types.iter().all(|one| one.as_str().is_some_and(|name| !name.eq_ignore_ascii_case("WEBSOCKET")))
+    types.iter().all(|one| one.as_str().is_some_and(|name| !name.eq_ignore_ascii_case(this)))
 }
 
 /// Whether the text has the form of an account's public key.
@@ -123,6 +131,12 @@ mod tests {
         for forbidden in [r#"["STANDARD"]"#, r#"["MQTT","standard"]"#, r#"["LEAFNODE_WS"]"#, r#"["WEBSOCKETS"]"#] {
             assert!(forbids(forbidden), "{forbidden}");
         }
+        let over_websocket = |types: &str| {
+            let payload = format!(r#"{{"iss":"{a}","sub":"{u}","nats":{{"allowed_connection_types":{types}}}}}"#);
+            Claims::read(&jwt(&payload)).unwrap().forbids_leafnode_over_websocket()
+        };
+        assert!(over_websocket(r#"["LEAFNODE","WEBSOCKET"]"#));
+        assert!(!over_websocket(r#"["leafnode_ws"]"#) && !over_websocket("[]"));
     }
 
     #[test]

@@ -201,9 +201,10 @@ impl Context {
         self.unknown_hold_until().max(Instant::now() + FAIR_TIME)
     }
 
-    /// Whether the server takes this client for one of its client port, although it speaks WebSocket.
-    pub fn is_taken_for_standard(&self) -> bool {
-        self.listener.websocket.is_some() && !self.listener.is_for_leafnodes && !self.shared.dials_websockets
+    /// Whether the server takes this client for one that speaks plainly, although it speaks WebSocket.
+    pub fn is_taken_for_plain(&self) -> bool {
+        let is_told = self.shared.dials_websockets && !self.listener.is_for_leafnodes;
+        self.listener.websocket.is_some() && !is_told
     }
 
     /// Whether another process may go on with this client before it is in. Who connects as a leafnode is in so soon, or

@@ -41,7 +41,11 @@ impl Greeted {
     pub async fn identify(self, cx: &mut Context) -> Result<Identified, End> {
         let Self { mut downstream, refused, mut dial_first, proxy_header, connected } = self;
         let mut claims = downstream.connect.jwt().and_then(Claims::read);
-        if cx.is_taken_for_standard() && claims.take_if(|claims| claims.forbids_websocket()).is_some() {
+        let forbids = match cx.listener.is_for_leafnodes {
+            true => Claims::forbids_leafnode_over_websocket,
+            false => Claims::forbids_websocket,
+        };
+        if cx.is_taken_for_plain() && claims.take_if(|claims| forbids(claims)).is_some() {
             // The server would see a connection that this JWT allows. Without the JWT it says no in its own words.
             debug!(peer = %cx.peer, "its JWT allows no WebSocket, so the server does not get it");
             downstream.connect.set_jwt("");

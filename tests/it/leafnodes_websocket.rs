@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+use ::weir::internals::config::Config;
 use serde_json::{Value, json};
+use weir_testkit::operator::Operator;
 use weir_testkit::tls::{Authority, pair};
 use weir_testkit::websocket::{WsClient, request};
 use weir_testkit::*;
@@ -322,4 +324,46 @@ async fn a_reload_begins_and_ends_to_take_them() {
     delivers((&edge.address, &Login::nobody()), (&hub.server.address, &Login::nobody())).await;
     drop((edge, client));
     weir.assert_nothing_leaked().await;
+}
+
+/// A hub takes a leafnode that weir connects for one that speaks plainly: `LEAFNODE`, not `LEAFNODE_WS`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_connection_types_of_a_jwt_hold() {
+    let authority = Authority::new("weir tests");
+    let operator = Operator::with_accounts([-1]);
+    let hub = Hub::start("n1", "", &operator.server_config()).await;
+    let weir = over_websocket(&[&hub]).start().await;
+    for (types, gets_in) in [
+        (&["LEAFNODE", "LEAFNODE_WS"][..], true),
+        // Straight at the hub's WebSocket port it would be refused: weir does not show the hub that JWT.
+        (&["LEAFNODE"], false),
+        // It would get in there. The hub sees no WebSocket.
+        (&["LEAFNODE_WS"], false),
+    ] {
+        eprintln!("{types:?}");
+        let creds = authority.file("edge.creds");
+        std::fs::write(&creds, operator.account(0).with_types(types).creds()).unwrap();
+        let remote = format!("{}, credentials: {creds:?}", url("ws", &weir.address, "", ""));
+        let leafnode = leafnode("edge1", &remote).await;
+        if gets_in {
+            connected(&leafnode, 1).await;
+        } else {
+            leafnode.says("Authorization Violation").await;
+        }
+        drop(leafnode);
+        weir.assert_nothing_leaked().await;
+    }
+}
+
+#[test]
+fn a_listener_that_takes_them_needs_a_port_to_send_them_to() {
+    let found = |server: &str| {
+        let listener = format!("[[listeners]]\nlisten = \"0.0.0.0:80\"\n{}", listener(""));
+        let server = format!("\n[[cluster.servers]]\naddress = \"n1:4222\"\nwebsocket = \"ws://n1:80\"\n{server}");
+        let config = Config::parse("weir.toml", &(listener + &server)).unwrap();
+        config.warnings().iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(found("leafnode = \"n1:7422\"\n"), [""; 0]);
+    let said = found("");
+    assert!(said.len() == 1 && said[0].contains("weir does not learn where it takes leafnodes"), "{said:?}");
 }

@@ -57,6 +57,7 @@ mod late_clients;
 mod leafnode_quotas;
 mod leafnode_tools;
 mod leafnodes;
+mod leafnodes_at_work;
 mod leafnodes_websocket;
 mod links;
 mod live_page;

@@ -26,6 +26,8 @@ pub struct ServerOptions {
     pub extra: String,
     /// Whether JetStream is on, with its files in the server's temporary folder.
     pub jetstream: bool,
+    /// Its domain; default: none.
+    pub domain: Option<String>,
     /// The cluster's name, the server's own route port and the route ports of all members. [`crate::Cluster`] sets
     /// them.
     pub routes: Option<(String, u16, Vec<u16>)>,
@@ -83,6 +85,12 @@ impl ServerOptions {
     /// Has the server listen at all addresses.
     pub fn everywhere(mut self) -> Self {
         self.everywhere = true;
+        self
+    }
+
+    /// Switches JetStream on, in this domain.
+    pub fn jetstream_domain(mut self, domain: &str) -> Self {
+        (self.jetstream, self.domain) = (true, Some(domain.into()));
         self
     }
 
@@ -161,7 +169,8 @@ impl NatsServer {
             writeln!(config, "max_connections: {max}").expect("string");
         }
         if options.jetstream {
-            writeln!(config, "jetstream {{ store_dir: \"{path}/js\", max_mem: 256MB, max_file: 2GB }}")
+            let domain = options.domain.as_ref().map(|name| format!(", domain: {name}")).unwrap_or_default();
+            writeln!(config, "jetstream {{ store_dir: \"{path}/js\", max_mem: 256MB, max_file: 2GB{domain} }}")
                 .expect("string");
         }
         if let Some((cluster, own, all)) = &options.routes {
