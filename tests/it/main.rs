@@ -58,6 +58,8 @@ mod leafnode_quotas;
 mod leafnode_tools;
 mod leafnodes;
 mod leafnodes_at_work;
+mod leafnodes_matrix;
+mod leafnodes_storm;
 mod leafnodes_websocket;
 mod links;
 mod live_page;
