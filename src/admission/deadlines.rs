@@ -54,6 +54,9 @@ const BEFORE_INFO: f64 = 0.8;
 
 /// A leafnode waits for the answer to its CONNECT for so long (`connectProcessTimeout`, leafnode.go).
 const LEAFNODE_ALLOWS: Duration = Duration::from_secs(2);
+/// So much of that is left at least for its CONNECT on the way and the answer on the way back: a leafnode counts from
+/// when it has sent its CONNECT. One that is farther away has as much as its first round trip took.
+const LEAFNODE_ROUND_TRIP: Duration = Duration::from_millis(100);
 /// A leafnode that is refused comes back after this (`DEFAULT_LEAF_NODE_RECONNECT`, const.go).
 const LEAFNODE_RETURNS: Duration = Duration::from_secs(1);
 
@@ -121,10 +124,13 @@ impl DeadlinePolicy {
         Deadlines { hold_until, answer_by, returns: lang::returns(lang) }
     }
 
-    /// The deadlines of a nats-server that connects as a leafnode, whose CONNECT came at `connected`.
-    pub fn of_leafnode(&self, connected: Instant) -> Deadlines {
-        let hold = self.max_hold.min(hold_within(LEAFNODE_ALLOWS));
-        let answer_by = connected + LEAFNODE_ALLOWS.saturating_sub(Duration::from_millis(100));
+    /// The deadlines of a nats-server that connects as a leafnode, whose CONNECT came at `connected`, `round_trip` after
+    /// weir had sent INFO.
+    pub fn of_leafnode(&self, connected: Instant, round_trip: Duration) -> Deadlines {
+        // However slow it has been, a login that begins at once has a fair time.
+        let left = LEAFNODE_ALLOWS.saturating_sub(round_trip.max(LEAFNODE_ROUND_TRIP)).max(FAIR_TIME);
+        let hold = self.max_hold.min(left.saturating_sub(UNKNOWN_LOGIN));
+        let answer_by = connected + left;
         Deadlines { hold_until: connected + hold, answer_by, returns: Return::After(LEAFNODE_RETURNS) }
     }
 }
@@ -168,6 +174,22 @@ mod tests {
     }
 
     const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn a_leafnode_has_its_answer_before_it_gives_up_however_far_it_is() {
+        let policy = DeadlinePolicy::new(USUAL_HOLD, HashMap::new());
+        let connected = Instant::now();
+        for round_trip in [0, 1, 99, 100, 101, 300, 1000, 1600] {
+            let Deadlines { hold_until, answer_by, .. } = policy.of_leafnode(connected, round_trip * MS);
+            assert!(answer_by + round_trip * MS <= connected + LEAFNODE_ALLOWS, "{round_trip} ms");
+            assert!(hold_until >= connected && hold_until + UNKNOWN_LOGIN <= answer_by, "{round_trip} ms");
+        }
+        let near = policy.of_leafnode(connected, MS);
+        assert_eq!((near.hold_until, near.answer_by), (connected + 1500 * MS, connected + 1900 * MS));
+        // One that was silent for long between INFO and CONNECT is far, or slow: its login may be tried at once.
+        let slow = policy.of_leafnode(connected, 5000 * MS);
+        assert_eq!((slow.hold_until, slow.answer_by), (connected, connected + FAIR_TIME));
+    }
 
     #[test]
     fn every_kind_is_answered_before_it_gives_up() {

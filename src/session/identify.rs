@@ -39,7 +39,7 @@ impl Greeted {
     /// Reads who the client is from its CONNECT. A client that the accept check refused is told so here, since now it
     /// can read it.
     pub async fn identify(self, cx: &mut Context) -> Result<Identified, End> {
-        let Self { mut downstream, refused, mut dial_first, proxy_header, connected } = self;
+        let Self { mut downstream, refused, mut dial_first, proxy_header, connected, took } = self;
         let mut claims = downstream.connect.jwt().and_then(Claims::read);
         let forbids = match cx.listener.is_for_leafnodes {
             true => Claims::forbids_leafnode_over_websocket,
@@ -55,7 +55,7 @@ impl Greeted {
         let deadlines = {
             let policy = cx.shared.admission.deadline_policy();
             match cx.listener.is_for_leafnodes {
-                true => policy.of_leafnode(came),
+                true => policy.of_leafnode(came, took),
                 false => policy.deadlines(connect.lang(), accepted, came),
             }
         };

@@ -1,6 +1,6 @@
 //! INFO out, CONNECT in: bounded in bytes and in time; and watching a client that waits.
 
-use std::{io, pin::pin};
+use std::{io, pin::pin, time::Duration};
 
 use tokio::time::Instant;
 
@@ -37,6 +37,8 @@ pub(super) struct Greeted {
     pub proxy_header: Vec<u8>,
     /// When CONNECT was complete.
     pub connected: Instant,
+    /// From INFO to CONNECT.
+    pub took: Duration,
 }
 
 impl Accepted {
@@ -65,6 +67,7 @@ impl Accepted {
         dial_first.write_info(cx, &mut info);
         // One that has seen the nonce of a server is bound to that, and to this process.
         let may_go = refused.is_none() && !matches!(dial_first, DialFirst::Dialled(_));
+        let told = Instant::now();
         let exchanged = {
             let exchange = pin!(exchange(cx, stream, &info, (refused, may_go)));
             dial_first.lasts_through(cx, exchange).await
@@ -84,7 +87,8 @@ impl Accepted {
         if let Some(upgrade) = upgrade {
             upgrade.cookies.fill_in(&mut downstream.connect);
         }
-        Ok(Greeted { downstream, refused, dial_first, proxy_header, connected: Instant::now() })
+        let connected = Instant::now();
+        Ok(Greeted { downstream, refused, dial_first, proxy_header, connected, took: connected - told })
     }
 }
 
@@ -111,7 +115,8 @@ impl TakenClient {
         let entry = entry.ok();
         let downstream = Downstream { stream, connect, sent, preface, entry, refusing: None, operator: None };
         let (dial_first, connected) = (DialFirst::without(cx), connected.unwrap_or_else(Instant::now));
-        Ok(Greeted { downstream, refused: None, dial_first, proxy_header, connected })
+        let took = Duration::ZERO;
+        Ok(Greeted { downstream, refused: None, dial_first, proxy_header, connected, took })
     }
 }
 

@@ -1,6 +1,6 @@
 //! The connect check: a client is held until its turn has come, or refused at its moment.
 
-use std::{pin::pin, sync::Arc};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use tokio::{sync::oneshot, time::Instant};
 
@@ -67,7 +67,9 @@ impl Waiting {
         }
         sleep_until(Instant::now() + TICK).await;
         let dial_first = DialFirst::without(cx);
-        Greeted { downstream, refused: None, dial_first, proxy_header, connected }.identify(cx).await
+        // It counts for leafnodes alone, and those stay here.
+        let took = Duration::ZERO;
+        Greeted { downstream, refused: None, dial_first, proxy_header, connected, took }.identify(cx).await
     }
 }
 
