@@ -80,7 +80,7 @@ pub mod internals {
     }
     pub mod protocol {
         pub use crate::protocol::{
-            client_preface, connect, control_line, info, op, proxy_header, subscriptions, websocket,
+            client_preface, connect, control_line, info, op, proxy_header, s2, subscriptions, websocket,
         };
     }
     pub mod relay {

@@ -18,6 +18,7 @@ mod json;
 pub mod op;
 pub mod proxy_header;
 pub mod refusal;
+pub mod s2;
 pub mod subscriptions;
 pub mod tls_records;
 pub mod websocket;
