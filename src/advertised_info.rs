@@ -34,13 +34,15 @@ pub struct ListenerInfo {
     told: ArcSwap<Told>,
 }
 
-/// The `connect_urls` of a listener.
+/// What a listener offers: its `connect_urls`, or a leafnode's, and `compression`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Advertise {
     /// Its own, each `host:port`.
     pub own: Vec<String>,
     /// Where it also tells those of the fleet's other weirs, which of them its clients can use.
     pub fleet: Option<Class>,
+    /// The mode of compression that leafnodes are offered.
+    pub compression: Option<&'static str>,
 }
 
 /// What a listener's clients are told now.
@@ -117,7 +119,8 @@ impl ListenerInfo {
         }
         let urls = (self.urls, &*connect_urls);
         let own_info = OwnInfo::new(&all.server_id, &all.server_name, infos, &self.host, self.port, urls);
-        Told { own_info: self.tls.onto(own_info, infos), connect_urls: connect_urls.into() }
+        let own_info = self.tls.onto(own_info, infos).with_compression(self.advertise.compression);
+        Told { own_info, connect_urls: connect_urls.into() }
     }
 
     /// Writes weir's own INFO for one client.
@@ -161,6 +164,8 @@ impl ListenerInfo {
                 tls_available,
                 tls_verify,
                 keep_nonce,
+                // It is agreed on before CONNECT.
+                compression: self.advertise.compression.filter(|_| keep_nonce),
             },
             out,
         );

@@ -235,6 +235,8 @@ pub enum Cause {
     SecondConnect,
     /// Bytes that do not follow NATS framing.
     Protocol,
+    /// A leafnode's S2 stream that is broken: a block without its checksum, or one larger than 4 MiB.
+    Compression,
     /// The TLS handshake failed: a certificate was not accepted, or the two sides share no version or cipher suite.
     Tls,
     /// The account of the session turned out to have as many connections as its quota.
@@ -384,6 +386,7 @@ mod tests {
                 "server_error",
                 "second_connect",
                 "protocol",
+                "compression",
                 "tls",
                 "account_quota",
                 "idle",

@@ -21,5 +21,6 @@ pub(crate) fn rewrite() -> Rewrite<'static> {
         tls_available: false,
         tls_verify: false,
         keep_nonce: false,
+        compression: None,
     }
 }

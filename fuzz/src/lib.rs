@@ -10,6 +10,7 @@ use weir::internals::protocol::control_line::{ClientLine, LineScanner, TooLong, 
 use weir::internals::protocol::info::{Info, Rewrite, Urls};
 use weir::internals::protocol::op::{Capture, ClientFraming, ClientScan, ServerFraming, ServerScan};
 use weir::internals::protocol::client_preface::Preface;
+use weir::internals::protocol::s2::{self, Level, encode::Compressor};
 use weir::internals::protocol::subscriptions::Subscriptions;
 use weir::internals::protocol::websocket::decode::{Decoder, Violation};
 use weir::internals::protocol::websocket::open::Request;
@@ -134,6 +135,7 @@ pub fn info(data: &[u8]) {
         tls_available: false,
         tls_verify: false,
         keep_nonce: true,
+        compression: None,
     };
     let mut line = Vec::new();
     info.rewrite(&rewrite, &mut line);
@@ -376,6 +378,62 @@ fn decode(negotiated: Negotiated, stream: &[u8], step: usize, room: usize) -> (V
         }
     }
     (decoded, replies, None)
+}
+
+/// A stream of S2 gives the same however it comes, and what is written is read. The first byte is the level and the room.
+pub fn s2(data: &[u8]) {
+    let Some((&first, bytes)) = data.split_first() else { return };
+    let level = [Level::Uncompressed, Level::Fast, Level::Better, Level::Best][usize::from(first & 3)];
+    let (mut compressor, mut written) = (Compressor::default(), Vec::new());
+    s2::encode::begin(&mut written);
+    let begun = written.clone();
+    for block in bytes.chunks(usize::from(first) * 16 + 1) {
+        compressor.block(level, block, &mut written);
+    }
+    assert_eq!(of_s2(&written, 7, 1000, true), (bytes.to_vec(), None));
+
+    let length = (bytes.len() as u32).to_le_bytes();
+    let block = [&begun[..], &[first >> 7], &length[..3], bytes].concat();
+    for stream in [bytes, &[&begun[..], bytes].concat(), &block] {
+        for in_yet in [false, true] {
+            let whole = of_s2(stream, usize::MAX, 100_000, in_yet);
+            let cut = of_s2(stream, usize::from(first) + 1, usize::from(first) * 5 + 1, in_yet);
+            assert!(whole == cut, "{:?} and {:?} with {} and {} bytes", whole.1, cut.1, whole.0.len(), cut.0.len());
+        }
+    }
+}
+
+/// Returns the decoded bytes, and the violation.
+fn of_s2(stream: &[u8], step: usize, room: usize, in_yet: bool) -> (Vec<u8>, Option<s2::decode::Violation>) {
+    /// A block can be a thousand times as long as the input.
+    const ENOUGH: usize = 1 << 20;
+    let mut decoder = s2::decode::Decoder::default();
+    if in_yet {
+        decoder.let_in();
+    }
+    let (mut decoded, mut out) = (Vec::new(), vec![0; room]);
+    for mut chunk in stream.chunks(step) {
+        loop {
+            let step = match decoder.decode(chunk, &mut out) {
+                Ok(step) => step,
+                Err(broken) => return (decoded, Some(broken)),
+            };
+            decoded.extend_from_slice(&out[..step.given]);
+            chunk = &chunk[step.taken..];
+            if decoded.len() > ENOUGH {
+                decoded.truncate(ENOUGH);
+                return (decoded, None);
+            }
+            if decoder.is_stalled() && step.given == 0 {
+                return (decoded, None);
+            }
+            assert!(step.given > 0 || step.taken > 0 || chunk.is_empty(), "it goes on");
+            if chunk.is_empty() && !decoder.has_more() {
+                break;
+            }
+        }
+    }
+    (decoded, None)
 }
 
 /// A state of the framing that another process has written, up to the first NUL, is refused, or follows any stream.

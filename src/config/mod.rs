@@ -71,6 +71,7 @@ use crate::{
     identity::trusted_proxy::ProxyKey,
     net::socket::TcpTimeouts,
     notify::webhook::Webhook,
+    protocol::s2::Mode,
     tls::{HandshakeFirst, ListenerTls, ServersTls},
     upstream,
 };
@@ -115,6 +116,8 @@ pub struct ListenerConfig {
     pub passes_through: Option<HandshakeFirst>,
     /// Its clients are nats-servers that connect as leafnodes.
     pub is_for_leafnodes: bool,
+    /// Whether and how weir compresses what it sends to them.
+    pub compression: Mode,
 }
 
 impl ListenerConfig {

@@ -31,6 +31,7 @@ use crate::{
         websocket::websocket,
     },
     net::socket::TcpTimeouts,
+    protocol::s2::Mode,
     relay::registry::DEFAULT_MAX_CLOSED,
     tls::ServersTls,
     upstream,
@@ -224,11 +225,19 @@ fn listener_at(s: &mut Section<'_>, listen: SocketAddr) -> ListenerConfig {
         }
         kind == of
     };
+    let remedy = "write kind = \"leafnode\", or remove it";
+    let problem = Problem::new("only leafnodes speak S2, and this listener is for others", remedy);
+    let is_for_leafnodes = table(Kind::Leafnode, "compression", problem);
     let remedy = "write kind = \"websocket\", or remove it";
     let is_websocket = table(Kind::Websocket, "websocket", Problem::new("this listener speaks no WebSocket", remedy));
     let remedy = "write kind = \"passthrough\", or remove it";
     let passes =
         table(Kind::Passthrough, "passthrough", Problem::new("this listener does not pass TLS through", remedy));
+    // nats-server's own default for leafnodes: where the line is short nothing is compressed.
+    let compression = match is_for_leafnodes {
+        true => s.value("compression", Mode::S2Auto, Any),
+        false => Mode::Off,
+    };
     let websocket = is_websocket.then(|| s.table("websocket", websocket));
     let passes_through = passes.then(|| s.table("passthrough", tls::passthrough));
     if passes && s.take("tls").is_some() {
@@ -251,7 +260,8 @@ fn listener_at(s: &mut Section<'_>, listen: SocketAddr) -> ListenerConfig {
         tls,
         websocket,
         passes_through,
-        is_for_leafnodes: kind == Kind::Leafnode,
+        is_for_leafnodes,
+        compression,
     }
 }
 
@@ -266,6 +276,8 @@ enum Kind {
 }
 
 impl Words for Kind {}
+
+impl Words for Mode {}
 
 /// A list whose absence is an empty list.
 pub(super) fn list<T: Leaf>(s: &mut Section<'_>, key: &'static str) -> Vec<T> {

@@ -48,6 +48,8 @@ const ALL_TABLES: &str = r#"
 kind = "websocket"
 [[listeners]]
 kind = "passthrough"
+[[listeners]]
+kind = "leafnode"
 [warnings]
 [warnings.login]
 [cluster.tls]

@@ -5,6 +5,7 @@ pub mod inherited;
 pub mod linger;
 pub mod listening_socket;
 pub mod passing;
+pub mod s2;
 pub mod socket;
 pub mod stream;
 pub mod timer;

@@ -1,7 +1,7 @@
-//! One side of a session: a TCP connection, with or without TLS or WebSocket on top.
+//! One side of a session: a TCP connection, with or without TLS, WebSocket or S2 on top.
 //!
 //! `Stream` is an enum and not a generic, since the kind is chosen per connection; for a plain connection it costs one
-//! branch that the processor predicts. TLS and WebSocket state is on the heap, so that an idle plain session takes no
+//! branch that the processor predicts. TLS, WebSocket and S2 state is on the heap, so that an idle plain session takes no
 //! memory for it.
 
 use std::{
@@ -10,6 +10,7 @@ use std::{
     mem::MaybeUninit,
     pin::Pin,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use tokio::{
@@ -18,7 +19,7 @@ use tokio::{
 };
 use tokio_rustls::TlsStream;
 
-use crate::net::{socket, websocket::WebSocket};
+use crate::net::{s2::S2, socket, websocket::WebSocket};
 
 pub use crate::net::tls_in_use::TlsInUse;
 
@@ -30,6 +31,8 @@ pub enum Stream {
     Tls(Box<TlsStream<TcpStream>>),
     /// Over one of the others.
     WebSocket(Box<WebSocket>),
+    /// Compressed, over one of the others.
+    S2(Box<S2>),
 }
 
 impl Stream {
@@ -39,6 +42,7 @@ impl Stream {
             Self::Plain(tcp) => tcp,
             Self::Tls(tls) => tls.get_ref().0,
             Self::WebSocket(websocket) => websocket.below().tcp(),
+            Self::S2(s2) => s2.below().tcp(),
         }
     }
 
@@ -51,13 +55,23 @@ impl Stream {
                 Some(TlsInUse { version: tls.protocol_version()?, cipher: tls.negotiated_cipher_suite()?.suite() })
             }
             Self::WebSocket(websocket) => websocket.below().tls(),
+            Self::S2(s2) => s2.below().tls(),
         }
     }
 
     /// The client behind it has been let in.
     pub fn let_in(&mut self) {
-        if let Self::WebSocket(websocket) = self {
-            websocket.let_in();
+        match self {
+            Self::Plain(_) | Self::Tls(_) => {}
+            Self::WebSocket(websocket) => websocket.let_in(),
+            Self::S2(s2) => s2.let_in(),
+        }
+    }
+
+    /// It takes the client so long to answer a PING.
+    pub fn set_rtt(&mut self, rtt: Duration) {
+        if let Self::S2(s2) = self {
+            s2.set_rtt(rtt);
         }
     }
 
@@ -100,6 +114,7 @@ impl Stream {
             Self::Plain(_) => false,
             Self::Tls(tls) => tls.get_ref().1.wants_write(),
             Self::WebSocket(websocket) => websocket.needs_flush(),
+            Self::S2(s2) => s2.needs_flush(),
         }
     }
 }
@@ -116,6 +131,12 @@ impl From<WebSocket> for Stream {
     }
 }
 
+impl From<S2> for Stream {
+    fn from(s2: S2) -> Self {
+        Self::S2(Box::new(s2))
+    }
+}
+
 impl AsyncRead for Stream {
     #[inline]
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
@@ -127,6 +148,7 @@ impl AsyncRead for Stream {
                 read => read,
             },
             Self::WebSocket(websocket) => Pin::new(websocket).poll_read(cx, buf),
+            Self::S2(s2) => Pin::new(s2).poll_read(cx, buf),
         }
     }
 }
@@ -138,6 +160,7 @@ impl AsyncWrite for Stream {
             Self::Plain(tcp) => Pin::new(tcp).poll_write(cx, bytes),
             Self::Tls(tls) => Pin::new(tls).poll_write(cx, bytes),
             Self::WebSocket(websocket) => Pin::new(websocket).poll_write(cx, bytes),
+            Self::S2(s2) => Pin::new(s2).poll_write(cx, bytes),
         }
     }
 
@@ -150,6 +173,7 @@ impl AsyncWrite for Stream {
             Self::Plain(tcp) => Pin::new(tcp).poll_write_vectored(cx, slices),
             Self::Tls(tls) => Pin::new(tls).poll_write_vectored(cx, slices),
             Self::WebSocket(websocket) => Pin::new(websocket).poll_write_vectored(cx, slices),
+            Self::S2(s2) => Pin::new(s2).poll_write_vectored(cx, slices),
         }
     }
 
@@ -163,6 +187,7 @@ impl AsyncWrite for Stream {
             Self::Plain(_) => Poll::Ready(Ok(())),
             Self::Tls(tls) => Pin::new(tls).poll_flush(cx),
             Self::WebSocket(websocket) => Pin::new(websocket).poll_flush(cx),
+            Self::S2(s2) => Pin::new(s2).poll_flush(cx),
         }
     }
 
@@ -171,6 +196,7 @@ impl AsyncWrite for Stream {
             Self::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
             Self::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
             Self::WebSocket(websocket) => Pin::new(websocket).poll_shutdown(cx),
+            Self::S2(s2) => Pin::new(s2).poll_shutdown(cx),
         }
     }
 }

@@ -18,6 +18,9 @@ pub enum PrefaceError {
     /// No operation of a client, or bytes that are not NATS.
     #[error("the first line is no operation of a client")]
     NotConnect,
+    /// A leafnode's S2 stream is broken, or it asks for a mode that nats-server does not know.
+    #[error("the S2 stream cannot be read")]
+    NotS2,
     /// nats-server would not accept the argument of CONNECT.
     #[error("CONNECT does not parse")]
     BadConnect,
@@ -79,7 +82,11 @@ impl Preface {
                 let ClientLine::Connect(argument) = client_line(self.buffer.get(..end).unwrap_or_default()) else {
                     return Err(PrefaceError::NotConnect);
                 };
-                connect = Some(Box::new(Connect::parse(argument).map_err(|_| PrefaceError::BadConnect)?));
+                let mut read = Connect::parse(argument).map_err(|_| PrefaceError::BadConnect)?;
+                if self.needs_connect {
+                    read.set_uncompressed();
+                }
+                connect = Some(Box::new(read));
                 // A client that waits keeps no room for the line that has been read.
                 self.buffer = self.buffer.split_off(end);
             }

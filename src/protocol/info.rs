@@ -185,9 +185,11 @@ impl Info {
         self.template.misfit
     }
 
-    /// The mode of compression that a server offers a leafnode or has chosen, as it was received.
-    pub fn compression(&self) -> Option<&str> {
-        self.template.raw("compression").filter(|raw| *raw != "\"\"")
+    /// The mode of compression that a server offers a leafnode or has chosen. A value that is no text is no mode, and not
+    /// none.
+    pub fn compression(&self) -> Option<String> {
+        let raw = self.template.raw("compression").filter(|raw| *raw != "\"\"")?;
+        Some(if raw.starts_with('"') { json::unquoted(raw.as_bytes()) } else { raw.to_owned() })
     }
 
     /// Where the server says that it and the other servers of its cluster are, each `host:port`.

@@ -133,6 +133,11 @@ impl Outlet<'_, '_> {
     }
 }
 
+/// Why nothing can be read of what this side sends.
+fn unreadable(from: &Stream) -> Cause {
+    if let Stream::S2(_) = from { Cause::Compression } else { Cause::Protocol }
+}
+
 #[derive(Debug)]
 pub struct Direction<S> {
     side: S,
@@ -280,7 +285,7 @@ impl<S: Side> Direction<S> {
                     let room = buffer.get_mut(..most_to_read(false)).unwrap_or_default();
                     let mut read = ReadBuf::new(room);
                     match ready!(Pin::new(&mut *from).poll_read(cx, &mut read)) {
-                        Err(err) if err.kind() == io::ErrorKind::InvalidData => self.stopped = Some(Cause::Protocol),
+                        Err(err) if err.kind() == io::ErrorKind::InvalidData => self.stopped = Some(unreadable(from)),
                         Err(_) => return Poll::Ready(DirectionEnd::ReadFailed),
                         Ok(()) if read.filled().is_empty() => return Poll::Ready(DirectionEnd::Eof),
                         Ok(()) => {
@@ -372,10 +377,13 @@ impl<S: Side> Direction<S> {
             }
             let mut read = ReadBuf::new(&mut buffer[..most_to_read(self.flowing)]);
             if let Err(err) = ready!(Pin::new(&mut *from).poll_read(cx, &mut read)) {
-                return Poll::Ready(match err.kind() {
-                    io::ErrorKind::InvalidData => DirectionEnd::Stopped(Cause::Protocol),
-                    _ => DirectionEnd::ReadFailed,
-                });
+                if err.kind() != io::ErrorKind::InvalidData {
+                    return Poll::Ready(DirectionEnd::ReadFailed);
+                }
+                // Nothing that it still sends is waited for.
+                let cause = unreadable(from);
+                self.stopped = Some(cause);
+                return Poll::Ready(DirectionEnd::Stopped(cause));
             }
             if read.filled().is_empty() {
                 return Poll::Ready(DirectionEnd::Eof);

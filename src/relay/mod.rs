@@ -278,6 +278,7 @@ impl<C: Side, S: Side> Relay<C, S> {
             let (pings, pongs) = (self.to_client.side().signs_of_life(), self.to_server.side().signs_of_life());
             if let Some(rtt) = self.rtt.passed(pings, pongs) {
                 session.traffic().set_rtt(rtt);
+                self.down.set_rtt(rtt);
             }
         }
         totals

@@ -150,7 +150,7 @@ fn load(params: &ListenerTls, before: Option<Arc<Terminator>>) -> Result<Arc<Ter
 fn advertise(address: SocketAddr, config: &ListenerConfig) -> Advertise {
     let mut own = config.advertise.clone();
     if !config.advertises_fleet {
-        return Advertise { own, fleet: None };
+        return Advertise { own, fleet: None, compression: config.compression.offered() };
     }
     if own.is_empty() {
         own.push(address.to_string());
@@ -161,7 +161,7 @@ fn advertise(address: SocketAddr, config: &ListenerConfig) -> Advertise {
         (Some(_), false) => Class::WebSocket,
         (Some(_), true) => Class::WebSocketTls,
     };
-    Advertise { own, fleet: Some(class) }
+    Advertise { own, fleet: Some(class), compression: None }
 }
 
 /// Listeners of which the new ones are open already, and nothing else has changed.
@@ -344,7 +344,7 @@ impl Listeners {
         self.shared.listeners.store(Arc::new(self.open.iter().map(of_all).collect()));
         let mut addresses = Addresses::default();
         for open in &self.open {
-            let Advertise { own, fleet } = advertise(open.address, &open.config);
+            let Advertise { own, fleet, .. } = advertise(open.address, &open.config);
             if let Some(class) = fleet {
                 own.into_iter().for_each(|address| addresses.add(class, address));
             }
@@ -425,6 +425,7 @@ impl Listeners {
             websocket,
             passthrough: config.passes_through.map(PassthroughListener::new),
             is_for_leafnodes,
+            compression: config.compression,
         };
         let takes_others = !config.is_for_leafnodes && config.takes_leafnodes();
         let leafnodes = takes_others.then(|| {

@@ -114,7 +114,7 @@ async fn leaves(read_ahead: &ReadAhead, stream: &mut Stream, preface: &mut Prefa
     let permit = read_ahead.permit(stream);
     while permit.is_some() && preface.has_room() {
         match advance(stream, preface).await {
-            Err(err) if err.kind() == io::ErrorKind::InvalidData => return Leaves::Wrong(PrefaceError::NotConnect),
+            Err(err) if err.kind() == io::ErrorKind::InvalidData => return Leaves::Wrong(unreadable(stream)),
             Err(err) if err.kind() == io::ErrorKind::UnexpectedEof => return Leaves::Ended,
             Err(_) => return Leaves::Broken,
             Ok(Err(wrong)) => return Leaves::Wrong(wrong),
@@ -125,6 +125,11 @@ async fn leaves(read_ahead: &ReadAhead, stream: &mut Stream, preface: &mut Prefa
         true => Leaves::Broken,
         false => Leaves::Ended,
     }
+}
+
+/// What is wrong where nothing can be read of what a client sends.
+pub(super) fn unreadable(stream: &Stream) -> PrefaceError {
+    if let Stream::S2(_) = stream { PrefaceError::NotS2 } else { PrefaceError::NotConnect }
 }
 
 /// Returns when a client leaves that has not seen INFO yet; never while it is there, or once it has said something.

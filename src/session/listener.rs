@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use crate::{
     admission::{BySource, Limit, SourcePermit},
     advertised_info::ListenerInfo,
-    protocol::websocket::upgrade::Rules,
+    protocol::{s2::Mode, websocket::upgrade::Rules},
     relay::registry::ListenerName,
     session::{connection_permit::ConnectionPermit, shared::Shared},
     tls::{HandshakeFirst, Terminator},
@@ -44,6 +44,8 @@ pub struct Listener {
     pub passthrough: Option<PassthroughListener>,
     /// Where clients are nats-servers that connect as leafnodes.
     pub is_for_leafnodes: bool,
+    /// Whether and how it compresses what its leafnodes read.
+    pub compression: Mode,
 }
 
 impl Listener {

@@ -27,6 +27,7 @@ mod finish;
 pub mod ghosts;
 mod identify;
 mod leafnode;
+mod leafnode_compression;
 mod listener;
 mod log_in;
 mod login_evidence;

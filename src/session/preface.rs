@@ -11,16 +11,14 @@ use crate::{
         timer::{now, timeout_at},
     },
     outcome::Refusal,
-    protocol::{
-        client_preface::{Preface, PrefaceError},
-        connect::Connect,
-    },
+    protocol::{client_preface::Preface, connect::Connect, s2::Mode},
     session::{
         arrive::Accepted,
         client_tls::{self, Lost},
         context::{Context, End, STEP_TIMEOUT},
         dial_first::DialFirst,
-        downstream::{Downstream, Unfinished, advance, send_info},
+        downstream::{Downstream, Unfinished, advance, send_info, unreadable},
+        leafnode_compression,
         refuse::{Refusable, refuse},
         takeover::{Stage, TakenClient, give, unless_asked},
         websocket_upgrade,
@@ -98,16 +96,8 @@ impl TakenClient {
         let Self { accepted, said } = self;
         let Some((said, connected)) = said else { return accepted.exchange_preface(cx).await };
         let Accepted { mut stream, entry, proxy_header, .. } = accepted;
-        let mut preface = new_preface(cx);
-        let read = match preface.advance(&said) {
-            Ok(Some(connect)) => Ok((connect, preface)),
-            Ok(None) => {
-                let by = cx.connect_by(Instant::now());
-                read_connect((cx, true), &mut stream, preface, by).await
-            }
-            Err(wrong) => Err(Unfinished::Wrong(wrong)),
-        };
-        let (connect, preface) = match read {
+        let by = cx.connect_by(Instant::now());
+        let (connect, preface) = match read_connect((cx, true), &mut stream, &said, by).await {
             Ok(read) => read,
             Err(unfinished) => return Err(Lost::new(stream, unfinished).close(None).await),
         };
@@ -136,7 +126,8 @@ async fn exchange(
     if let Err(unfinished) = send_info(&mut stream, info, cx.step_by(Instant::now())).await {
         return Err(Lost::new(stream, unfinished));
     }
-    let mut stream = client_tls::handshake(cx, stream, refused).await?;
+    let sent = Instant::now();
+    let stream = client_tls::handshake(cx, stream, refused).await?;
     let now = Instant::now();
     // A client that is to be refused has the time to say what it must say before it can read why, and no more.
     let by = match refused {
@@ -144,22 +135,31 @@ async fn exchange(
         Some(reason) if cx.shared.must_hurry(reason) => cx.step_by(now).min(now + STEP_TIMEOUT),
         Some(_) => cx.step_by(now),
     };
-    match read_connect((cx, may_go), &mut stream, new_preface(cx), by).await {
+    let (mut stream, said) = match cx.listener.compression {
+        Mode::Off => (stream, Vec::new()),
+        mode => Box::pin(leafnode_compression::agree(mode, stream, info, (sent, by))).await?,
+    };
+    match read_connect((cx, may_go), &mut stream, &said, by).await {
         Ok((connect, preface)) => Ok((stream, connect, preface)),
         Err(unfinished) => Err(Lost::new(stream, unfinished)),
     }
 }
 
-/// Reads until CONNECT is complete. The client may go to another process meanwhile, if it `may_go`.
+/// Reads until CONNECT is complete, of which `said` has been read. The client may go to another process meanwhile, if it
+/// `may_go`.
 ///
 /// # Errors
 /// [`Unfinished`].
 async fn read_connect(
     (cx, may_go): (&Context, bool),
     stream: &mut Stream,
-    mut preface: Preface,
+    said: &[u8],
     deadline: Instant,
 ) -> Result<(Box<Connect>, Preface), Unfinished> {
+    let mut preface = new_preface(cx);
+    if let Some(connect) = preface.advance(said).map_err(Unfinished::Wrong)? {
+        return Ok((connect, preface));
+    }
     let mut may_go = may_go && cx.may_be_given(stream);
     loop {
         let advances = unless_asked((&cx.shared.takeover, may_go), advance(stream, &mut preface));
@@ -174,7 +174,7 @@ async fn read_connect(
         match advanced {
             Err(_) => return Err(Unfinished::TimedOut),
             Ok(Err(err)) if err.kind() == io::ErrorKind::InvalidData => {
-                return Err(Unfinished::Wrong(PrefaceError::NotConnect));
+                return Err(Unfinished::Wrong(unreadable(stream)));
             }
             Ok(Err(_)) if preface.is_untouched() => return Err(Unfinished::Probe),
             Ok(Err(_)) => return Err(Unfinished::Gone),

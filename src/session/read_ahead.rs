@@ -31,7 +31,7 @@ impl ReadAhead {
     pub fn permit(&self, stream: &Stream) -> Option<Permit> {
         match stream {
             Stream::Plain(_) => self.plain.try_acquire(),
-            Stream::Tls(_) | Stream::WebSocket(_) => self.layered.try_acquire(),
+            Stream::Tls(_) | Stream::WebSocket(_) | Stream::S2(_) => self.layered.try_acquire(),
         }
     }
 }

@@ -124,7 +124,9 @@ pub(super) async fn close_unfinished(stream: impl Into<Option<Stream>>, unfinish
         Unfinished::NotHttps => (upgrade::NOT_HTTPS, Refusal::Protocol),
         Unfinished::Wrong(PrefaceError::TooLong) => (refusal::CONTROL_LINE_TOO_LONG, Refusal::Protocol),
         Unfinished::Wrong(PrefaceError::NotConnect) => (refusal::UNKNOWN_OP, Refusal::Protocol),
-        Unfinished::Wrong(PrefaceError::BadConnect) => (refusal::line(Refusal::Protocol), Refusal::Protocol),
+        Unfinished::Wrong(PrefaceError::BadConnect | PrefaceError::NotS2) => {
+            (refusal::line(Refusal::Protocol), Refusal::Protocol)
+        }
     };
     if let Some(stream) = stream {
         linger::close_with(stream, words).await;

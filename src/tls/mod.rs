@@ -289,5 +289,6 @@ pub fn client_name(down: &Stream) -> Option<String> {
         Stream::Plain(_) => None,
         Stream::Tls(tls) => names::read(tls.get_ref().1.peer_certificates()?.first()?)?.all().into_iter().next(),
         Stream::WebSocket(websocket) => client_name(websocket.below()),
+        Stream::S2(s2) => client_name(s2.below()),
     }
 }

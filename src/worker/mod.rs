@@ -34,6 +34,8 @@ pub enum Place {
     Lingering,
     /// `net::websocket`.
     WebSocketBuffers,
+    /// `net::s2`.
+    S2Buffers,
     /// Sessions that do not have keepalive yet (`relay::late_keepalive`).
     LateKeepalive,
     /// `relay::direction`.

@@ -117,7 +117,7 @@ async fn a_password_and_messages_both_ways() {
     let weir = before(&[&hub]).start().await;
     let leafnode = leafnode("edge1", &url(&weir.address, "edge:pw")).await;
     let hubs = connected(&leafnode, 1).await;
-    assert_eq!((&hubs[0]["name"], &hubs[0]["compression"]), (&"n1".into(), &"not supported".into()));
+    assert_eq!((&hubs[0]["name"], &hubs[0]["compression"]), (&"n1".into(), &"s2_uncompressed".into()));
     both_ways(&leafnode, &hub, &Login::nobody()).await;
     never_saw(&leafnode, &[&hub]);
     let sessions = weir.until("the session is counted", |now| now.sum("weir_sessions_active") == 1.0).await;
@@ -183,7 +183,7 @@ pub(crate) fn ways(authority: &Authority) -> Vec<Way> {
     ]
 }
 
-async fn logs_in(way: &Way, of_hub: &str, weir: impl FnOnce(WeirConfig) -> WeirConfig, remote: &str) {
+pub(crate) async fn logs_in(way: &Way, of_hub: &str, weir: impl FnOnce(WeirConfig) -> WeirConfig, remote: &str) {
     eprintln!("{}, {remote}", way.what);
     let hub = Hub::start("n1", &format!("{}\n{of_hub}", way.of_hub), &way.extra).await;
     let weir = weir(before(&[&hub])).start().await;
@@ -261,7 +261,10 @@ async fn next_info(reader: &mut BufReader<OwnedReadHalf>, hubs: &[Hub]) -> Value
         for hub in hubs {
             assert!(!line.contains(&hub.leafnodes), "{line}");
         }
-        assert_eq!((&info["leafnode_urls"], info.get("ip"), info.get("compression")), (&json!([]), None, None));
+        assert_eq!((&info["leafnode_urls"], info.get("ip")), (&json!([]), None));
+        // Nothing is agreed on behind CONNECT.
+        let offered = info.get("nonce").map(|_| "s2_auto");
+        assert_eq!(info.get("compression").and_then(Value::as_str), offered, "{info}");
         return info;
     }
 }
@@ -386,7 +389,7 @@ async fn others_than_leafnodes_read_what_the_hub_says_and_no_connect_comes_twice
         assert_eq!(refused.refusal(), Some("attempted to connect to leaf node port"), "{address}");
     }
     let mut raw = RawClient::greeted(&weir.address).await.unwrap();
-    assert_eq!((&raw.info["port"].to_string()[..], raw.info.get("compression")), (weir.port(), None));
+    assert_eq!(raw.info["port"].to_string(), weir.port());
     raw.send(b"CONNECT {\"name\":\"edge\",\"protocol\":1}\r\nLS+ a\r\n").await.unwrap();
     eventually(PATIENCE, "the hub has it", async || match hub.count().await {
         1 => Ok(()),
@@ -552,6 +555,7 @@ fn what_is_wrong_with_a_listener_for_leafnodes_is_told() {
         ("", "", "cluster.servers[0].leafnode: weir does not learn where it takes leafnodes"),
         ("advertise = \"fleet\"\n", "leafnode = \"n1:7422\"\n", "weirs tell each other no addresses for leafnodes"),
         ("", "leafnode = \"n1:4222\"\n", "is the address of the client port"),
+        ("compression = \"gzip\"\n", "leafnode = \"n1:7422\"\n", "\"gzip\" is not one of the choices"),
         ("[listeners.websocket]\n", "leafnode = \"n1:7422\"\n", "this listener speaks no WebSocket"),
     ] {
         let said = found(more, server);

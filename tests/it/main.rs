@@ -54,6 +54,7 @@ mod jwt;
 mod kick;
 mod lame_duck;
 mod late_clients;
+mod leafnode_compression;
 mod leafnode_quotas;
 mod leafnode_tools;
 mod leafnodes;

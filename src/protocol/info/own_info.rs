@@ -92,6 +92,14 @@ impl OwnInfo {
         self
     }
 
+    /// Adds the mode of compression that a leafnode is offered.
+    #[must_use]
+    pub fn with_compression(mut self, mode: Option<&str>) -> Self {
+        let mut object = ObjectWriter { out: &mut self.head, sep: b',' };
+        object.text_unless_empty("compression", mode.unwrap_or_default());
+        self
+    }
+
     /// Appends the line for one client.
     pub fn write(&self, client_ip: IpAddr, out: &mut Vec<u8>) {
         self.write_with_nonce(client_ip, "", out);

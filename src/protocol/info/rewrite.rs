@@ -73,6 +73,8 @@ pub struct Rewrite<'a> {
     pub tls_verify: bool,
     /// Whether to keep the server's nonce: the client then signs it, and its CONNECT must go to this connection.
     pub keep_nonce: bool,
+    /// The mode of compression that a leafnode is offered.
+    pub compression: Option<&'a str>,
 }
 
 impl Info {
@@ -109,6 +111,7 @@ impl Info {
         if let Some(ip) = r.client_ip {
             object.ip("client_ip", ip);
         }
+        object.text_unless_empty("compression", r.compression.unwrap_or_default());
         out.extend_from_slice(b"}\r\n");
     }
 }

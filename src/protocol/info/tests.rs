@@ -25,6 +25,7 @@ const PLAIN: Rewrite<'static> = Rewrite {
     tls_available: false,
     tls_verify: false,
     keep_nonce: false,
+    compression: None,
 };
 
 #[test]

@@ -39,7 +39,8 @@ impl Process {
         let config = Config::from_servers(&[ServerArg("n1:4222".into())]).unwrap();
         let servers = Arc::new(Servers::new(&config.upstream));
         let all = AdvertisedInfo::new(Arc::clone(&servers), "weir".to_owned());
-        let advertise = Advertise { own: Vec::new(), fleet: tells_of_fleet.then_some(Class::Client) };
+        let advertise =
+            Advertise { own: Vec::new(), fleet: tells_of_fleet.then_some(Class::Client), ..Advertise::default() };
         let address = SocketAddr::from(([127, 0, 0, 1], 4222));
         Self {
             keys: Arc::default(),

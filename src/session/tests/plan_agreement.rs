@@ -34,6 +34,7 @@ use crate::{
         timer::{self, TICK},
     },
     notify::Notifier,
+    protocol::s2::Mode,
     reports::Reports,
     session::{
         await_turn::{Waited, await_turn},
@@ -158,6 +159,7 @@ fn listener(shared: &Shared) -> Arc<Listener> {
         websocket: None,
         passthrough: None,
         is_for_leafnodes: false,
+        compression: Mode::Off,
     })
 }
 
