@@ -367,3 +367,35 @@ fn a_listener_that_takes_them_needs_a_port_to_send_them_to() {
     let said = found("");
     assert!(said.len() == 1 && said[0].contains("weir does not learn where it takes leafnodes"), "{said:?}");
 }
+
+/// Pings that keep an HTTP proxy from closing what is silent, and hubs whose WebSocket ports weir knows for clients.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idle_one_is_pinged_and_stays() {
+    let websocket = format!("127.0.0.1:{}", ports::free());
+    let own = format!("websocket {{ listen: \"{websocket}\", no_tls: true }}");
+    let hub = Hub::start("n1", "", &own).await;
+    let more = "ping_interval = \"1s\"\ncompression = true";
+    let config = before(&[&hub]).websockets(&[&format!("ws://{websocket}")]).listener(&listener(more));
+    let weir = config.start().await;
+    let mut leafnodes = Vec::new();
+    for (n, remote) in ["", "ws_compression: true, ws_no_masking: true"].into_iter().enumerate() {
+        let remote = format!("{}\n{remote}", url("ws", &weir.address, "", ""));
+        leafnodes.push(leafnode(&format!("edge{n}"), &remote).await);
+    }
+    for one in &leafnodes {
+        connected(one, 1).await;
+    }
+    let client = WsClient::connect(&weir.address, "", &Login::nobody()).await;
+    let connz = hub.server.monitoring("/connz").await.unwrap();
+    let types = connz["connections"].as_array().unwrap().iter().filter(|one| one["type"] == "websocket");
+    assert_eq!((types.count(), hub.count().await), (1, 2), "{connz}");
+    // Some pings.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    for one in &leafnodes {
+        both_ways(one, &hub, &Login::nobody()).await;
+    }
+    let now = weir.metrics().await;
+    assert_eq!(now.sum("weir_closed_total"), 0.0, "{}", now.excerpt(&["weir_closed_total"]));
+    drop((leafnodes, client));
+    weir.assert_nothing_leaked().await;
+}
