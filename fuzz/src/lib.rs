@@ -380,7 +380,8 @@ fn decode(negotiated: Negotiated, stream: &[u8], step: usize, room: usize) -> (V
     (decoded, replies, None)
 }
 
-/// A stream of S2 gives the same however it comes, and what is written is read. The first byte is the level and the room.
+/// A stream of S2 gives the same however it comes, and what is written is read. The first byte is the level and the
+/// room.
 pub fn s2(data: &[u8]) {
     let Some((&first, bytes)) = data.split_first() else { return };
     let level = [Level::Uncompressed, Level::Fast, Level::Better, Level::Best][usize::from(first & 3)];

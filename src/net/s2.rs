@@ -1,7 +1,7 @@
 //! A connection to a leafnode on which both sides speak S2: a read returns what its blocks hold, a write makes one.
 //!
-//! As with WebSocket (`net::websocket`) the buffers belong to the worker. A session keeps bytes only while the other end
-//! does not take them, while a block is not there whole, or while one holds more than the reader has room for.
+//! As with WebSocket (`net::websocket`) the buffers belong to the worker. A session keeps bytes only while the other
+//! end does not take them, while a block is not there whole, or while one holds more than the reader has room for.
 
 use std::{
     io,
@@ -68,8 +68,8 @@ pub struct S2 {
 }
 
 impl S2 {
-    /// Both sides of `below` have agreed on `mode`; `raw` has been read behind that. `rtt` is how long it takes the other
-    /// end to answer.
+    /// Both sides of `below` have agreed on `mode`; `raw` has been read behind that. `rtt` is how long it takes the
+    /// other end to answer.
     pub fn new(below: Stream, mode: Mode, raw: Vec<u8>, rtt: Duration) -> Self {
         let (decoder, at, pending, begun, broken) = Default::default();
         Self { below, mode, level: mode.level(rtt), decoder, raw, at, pending, begun, broken }

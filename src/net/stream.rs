@@ -1,8 +1,8 @@
 //! One side of a session: a TCP connection, with or without TLS, WebSocket or S2 on top.
 //!
 //! `Stream` is an enum and not a generic, since the kind is chosen per connection; for a plain connection it costs one
-//! branch that the processor predicts. TLS, WebSocket and S2 state is on the heap, so that an idle plain session takes no
-//! memory for it.
+//! branch that the processor predicts. TLS, WebSocket and S2 state is on the heap, so that an idle plain session takes
+//! no memory for it.
 
 use std::{
     future::poll_fn,

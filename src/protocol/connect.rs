@@ -382,8 +382,8 @@ impl Connect {
         self.set_text(Text::Jwt, jwt);
     }
 
-    /// Nothing is compressed on the way to the server: one that a leafnode tells of a mode of its own would begin to speak
-    /// S2 at the leafnode's next PONG.
+    /// Nothing is compressed on the way to the server: one that a leafnode tells of a mode of its own would begin to
+    /// speak S2 at the leafnode's next PONG.
     pub fn set_uncompressed(&mut self) {
         self.others.retain(|(name, _)| !json::same_key(name, "compress_mode"));
     }

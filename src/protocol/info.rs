@@ -185,8 +185,8 @@ impl Info {
         self.template.misfit
     }
 
-    /// The mode of compression that a server offers a leafnode or has chosen. A value that is no text is no mode, and not
-    /// none.
+    /// The mode of compression that a server offers a leafnode, or that a leafnode has chosen. What is no text is no
+    /// known one, and not the same as none.
     pub fn compression(&self) -> Option<String> {
         let raw = self.template.raw("compression").filter(|raw| *raw != "\"\"")?;
         Some(if raw.starts_with('"') { json::unquoted(raw.as_bytes()) } else { raw.to_owned() })

@@ -401,3 +401,29 @@ impl<S: Side> Direction<S> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{future::poll_fn, time::Duration};
+
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+    use crate::{
+        net::{s2::S2, socket::connected_pair},
+        protocol::s2::Mode,
+        relay::Passthrough,
+    };
+
+    #[tokio::test]
+    async fn a_side_that_cannot_be_read_is_not_waited_for() {
+        let ((mut leafnode, down), (_hub, up)) = (connected_pair().await, connected_pair().await);
+        let mut down = Stream::from(S2::new(down.into(), Mode::S2Fast, Vec::new(), Duration::ZERO));
+        let (mut up, mut direction) = (Stream::from(up), Direction::new(Passthrough::default()));
+        leafnode.write_all(b"PING\r\nPING\r\n").await.unwrap();
+        let end = poll_fn(|cx| direction.poll(cx, &mut down, &mut up)).await;
+        assert_eq!(end, DirectionEnd::Stopped(Cause::Compression));
+        let again = poll_fn(|cx| Poll::Ready(direction.poll(cx, &mut down, &mut up))).await;
+        assert_eq!(again, Poll::Ready(DirectionEnd::Stopped(Cause::Compression)));
+    }
+}

@@ -1,6 +1,6 @@
-//! Agreeing on S2 with a leafnode, as a nats-server that takes leafnodes does (`negotiateLeafCompression`): INFO offers a
-//! mode, a leafnode that wants it answers with an INFO of its own, and from there on both directions are S2. In it the
-//! leafnode reads INFO once more, and its CONNECT follows.
+//! Agreeing on S2 with a leafnode, as a nats-server that takes leafnodes does (`negotiateLeafCompression`): INFO offers
+//! a mode, a leafnode that wants it answers with an INFO of its own, and from there on both directions are S2. In it
+//! the leafnode reads INFO once more, and its CONNECT follows.
 
 use std::io;
 
@@ -25,8 +25,8 @@ const MOST_OF_INFO: usize = 64 * 1024;
 
 const INFO: &[u8] = b"INFO";
 
-/// Reads what the leafnode answers to `info`, which it was `sent` then. Returns the stream on which its CONNECT comes, and
-/// what has been read of that.
+/// Reads what the leafnode answers to `info`, which it was `sent` then. Returns the stream on which its CONNECT comes,
+/// and what has been read of that.
 ///
 /// # Errors
 /// [`Lost`].

@@ -145,8 +145,8 @@ async fn exchange(
     }
 }
 
-/// Reads until CONNECT is complete, of which `said` has been read. The client may go to another process meanwhile, if it
-/// `may_go`.
+/// Reads until CONNECT is complete, of which `said` has been read. The client may go to another process meanwhile, if
+/// it `may_go`.
 ///
 /// # Errors
 /// [`Unfinished`].

@@ -21,13 +21,13 @@ fn listener(mode: &str) -> String {
     format!("kind = \"leafnode\"\ncompression = {mode:?}")
 }
 
-/// Which mode the leafnode has then, on a line as short as this.
+/// Which mode the leafnode has then; one of several that begin so where it goes by the round trip.
 fn agreed<'a>(weir: &'a str, leafnode: &'a str) -> &'a str {
     match (weir, leafnode) {
         ("off", _) => "not supported",
         (_, "off") => "off",
         ("accept", "accept") => "off",
-        (_, "s2_auto") => "s2_uncompressed",
+        (_, "s2_auto") => "s2_",
         ("s2_auto", "accept") => "s2_fast",
         (weir, "accept") => weir,
         (_, own) => own,
@@ -73,7 +73,9 @@ async fn every_mode_of_a_leafnode_goes_with_every_mode_of_weir() {
             let remote = format!("{}, compression: {of_leafnode}", url(&weir.address, "edge:pw"));
             let leafnode = leafnode("edge1", &remote).await;
             let hubs = connected(&leafnode, 1).await;
-            assert_eq!(hubs[0]["compression"], agreed(of_weir, of_leafnode), "{of_weir}, {of_leafnode}");
+            let (agreed, shown) = (agreed(of_weir, of_leafnode), hubs[0]["compression"].as_str().unwrap());
+            let is_agreed = if agreed == "s2_" { shown.starts_with(agreed) } else { shown == agreed };
+            assert!(is_agreed, "{of_weir}, {of_leafnode}: {shown}");
             both_ways(&leafnode, &hub, &Login::nobody()).await;
             never_saw(&leafnode, &[&hub]);
             if of_leafnode == "s2_fast" {
@@ -216,7 +218,6 @@ async fn no_info_in_the_stream_names_a_hubs_address() {
 async fn what_the_hub_sends_is_compressed_towards_the_leafnode() {
     let hub = Hub::start("n1", "", "").await;
     let payload = "{\"site\":\"edge-1\",\"sensor\":17,\"value\":21.5,\"unit\":\"celsius\"}".repeat(400);
-    let mut took = Vec::new();
     for mode in ["s2_auto", "s2_fast", "s2_better", "s2_best"] {
         let weir = before(&[&hub]).listener(&listener(mode)).start().await;
         let (mut raw, ..) = RawLeafnode::greeted(&weir.address, "s2_auto").await;
@@ -229,7 +230,8 @@ async fn what_the_hub_sends_is_compressed_towards_the_leafnode() {
         core.publish("down", payload.as_bytes()).await.unwrap();
         raw.line_of("LMSG").await;
         assert_eq!(raw.line().await.trim_end(), payload);
-        took.push(raw.came - before);
+        let took = raw.came - before;
+        assert!(mode == "s2_auto" || took * 4 < payload.len(), "{mode}: {took} bytes");
         // It is heard, too.
         core.subscribe("up", 1).await.unwrap();
         raw.line_of("LS+ up").await;
@@ -238,7 +240,6 @@ async fn what_the_hub_sends_is_compressed_towards_the_leafnode() {
         drop(raw);
         weir.assert_nothing_leaked().await;
     }
-    assert!(took[0] > payload.len() && took[1..].iter().all(|bytes| bytes * 4 < payload.len()), "{took:?}");
 }
 
 /// A quota holds for the account of a CONNECT that comes compressed, and its refusal is compressed.
@@ -286,14 +287,15 @@ async fn a_broken_stream_ends_the_session_and_says_why() {
             .await;
     }
     weir.says("reason=\"compression\"").await;
-    let closed = http::get(&weir.monitor, "/connz?state=closed").await;
-    eprintln!("{closed:?}");
+    let (_, closed) = http::get(&weir.monitor, "/connz?state=closed").await.unwrap();
+    assert_eq!(closed.matches("\"reason\": \"compression\"").count(), 5, "{closed}");
     // One that ends in the middle of a block has ended.
     let (mut raw, ..) = RawLeafnode::greeted(&weir.address, "s2_fast").await;
     raw.say(CONNECT).await;
     raw.line_of("INFO").await;
     raw.stream.write_all(b"\x01\x0a\x00\x00..").await.unwrap();
-    drop(raw);
+    raw.stream.shutdown().await.unwrap();
+    raw.rest().await;
     weir.until("it has ended", |now| now.sum_where("weir_closed_total", "reason", "eof") == 1.0).await;
     // A mode that no nats-server has.
     let mut stream = TcpStream::connect(&weir.address).await.unwrap();

@@ -117,7 +117,8 @@ async fn a_password_and_messages_both_ways() {
     let weir = before(&[&hub]).start().await;
     let leafnode = leafnode("edge1", &url(&weir.address, "edge:pw")).await;
     let hubs = connected(&leafnode, 1).await;
-    assert_eq!((&hubs[0]["name"], &hubs[0]["compression"]), (&"n1".into(), &"s2_uncompressed".into()));
+    let compression = hubs[0]["compression"].as_str().unwrap();
+    assert!(hubs[0]["name"] == "n1" && compression.starts_with("s2_"), "{hubs:?}");
     both_ways(&leafnode, &hub, &Login::nobody()).await;
     never_saw(&leafnode, &[&hub]);
     let sessions = weir.until("the session is counted", |now| now.sum("weir_sessions_active") == 1.0).await;

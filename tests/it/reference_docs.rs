@@ -248,6 +248,7 @@ async fn metrics_reasons_endpoints_and_signals() {
         let mut rows = column(under(&reasons, "## Closes"), &format!("`{label}`"));
         if label == "reason" {
             assert!(rows.remove("account_quota"), "servers before 2.12 cause it: tests/it/accounts.rs");
+            assert!(rows.remove("compression"), "a leafnode causes it: tests/it/leafnode_compression.rs");
             assert!(rows.remove("kicked"), "an operator causes it: tests/it/kick.rs");
             for moved in ["drain", "lame_duck", "rebalance", "age"] {
                 assert!(rows.remove(moved), "clients that are moved cause it: tests/it/moves.rs, connection_age.rs");

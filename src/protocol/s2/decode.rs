@@ -140,7 +140,14 @@ impl Decoder {
             *taken += skipped;
             let rest = &rest[skipped..];
             if rest.is_empty() {
-                break;
+                // With the last byte of a short chunk its length may have become known.
+                match self.next(&self.chunk)? {
+                    Next::Whole(length) if length == self.chunk.len() => {
+                        *given += self.collected(length, &mut out[*given..])?;
+                        continue;
+                    }
+                    _ => break,
+                }
             }
             // Mostly a chunk is there whole, and is read where it is.
             if self.chunk.is_empty() {
@@ -186,7 +193,8 @@ impl Decoder {
         Ok(())
     }
 
-    /// Keeps `bytes` of a chunk of this length. No more memory is taken than twice what has come, or than the chunk has.
+    /// Keeps `bytes` of a chunk of this length. No more memory is taken than twice what has come, or than the chunk
+    /// needs.
     fn collect(&mut self, bytes: &[u8], length: usize) {
         let needed = self.chunk.len().saturating_add(bytes.len());
         if needed > self.chunk.capacity() {

@@ -16,7 +16,7 @@ pub use mode::{Level, Mode};
 const HEADER: usize = 4;
 const CHECKSUM: usize = 4;
 
-/// The types of chunks. Those from here to 0x7f are of no meaning yet, and none may skip them; all above may be skipped.
+/// The types of chunks. Those from here to 0x7f have no meaning yet, and none may skip them; all above may be skipped.
 const COMPRESSED: u8 = 0x00;
 const UNCOMPRESSED: u8 = 0x01;
 const SKIPPED_FROM: u8 = 0x80;

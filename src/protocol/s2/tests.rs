@@ -1,3 +1,5 @@
+//! Streams of S2: of nats-server's library, of weir's own, broken and hostile ones.
+
 use std::fmt::Write as _;
 
 use proptest::prelude::*;
@@ -80,6 +82,20 @@ fn what_nats_server_writes_is_read() {
             let pieces = vec![pieces; stream.len() / pieces + 1];
             assert_eq!(decoded(&mut decoder, stream, &pieces, room).unwrap(), flushed(flushes), "{level}, {room}");
             assert_eq!(decoder.held(), 0, "{level}: nothing is kept between two blocks");
+        }
+    }
+}
+
+/// Also where all of it has to be there before its length is known.
+#[test]
+fn a_short_block_is_not_kept_until_more_comes() {
+    for n in [0, 1, 6, 40, 100, 5000] {
+        for level in LEVELS {
+            let stream = encoded(level, &[&vec![b'x'; n]]);
+            for cut in 0..stream.len() {
+                let read = decoded(&mut let_in(), &stream, &vec![1; cut], 10_000);
+                assert_eq!(read.map(|read| read.len()), Ok(n), "{level:?}, cut at {cut}");
+            }
         }
     }
 }
