@@ -251,11 +251,11 @@ impl Decoder {
             UNCOMPRESSED => length.saturating_sub(CHECKSUM),
             COMPRESSED => {
                 // The size stands in at most five bytes; in a shorter chunk all of it is there.
-                let known = body.len().min(length);
-                if known < length.min(CHECKSUM.saturating_add(5)) {
+                let enough = length.min(CHECKSUM.saturating_add(5));
+                if body.len() < enough {
                     return Ok(Next::Unknown);
                 }
-                let data = body.get(CHECKSUM..known).unwrap_or_default();
+                let data = body.get(CHECKSUM..enough).unwrap_or_default();
                 let (size, _) = minlz::s2::decode_len(data).map_err(|_| Violation::Corrupt)?;
                 let longest = minlz::s2::max_encoded_len(size).map_err(|_| Violation::TooLarge)?;
                 // No encoder makes a block so much longer than it was.
