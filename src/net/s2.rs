@@ -80,6 +80,11 @@ impl S2 {
         self.decoder.let_in();
     }
 
+    /// What both sides have agreed on.
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
     /// It takes the other end so long to answer a PING.
     pub fn set_rtt(&mut self, rtt: Duration) {
         self.level = self.mode.level(rtt);

@@ -19,7 +19,10 @@ use tokio::{
 };
 use tokio_rustls::TlsStream;
 
-use crate::net::{s2::S2, socket, websocket::WebSocket};
+use crate::{
+    net::{s2::S2, socket, websocket::WebSocket},
+    protocol::s2::Mode,
+};
 
 pub use crate::net::tls_in_use::TlsInUse;
 
@@ -66,6 +69,11 @@ impl Stream {
             Self::WebSocket(websocket) => websocket.let_in(),
             Self::S2(s2) => s2.let_in(),
         }
+    }
+
+    /// How both sides compress what they send, where they do.
+    pub fn compression(&self) -> Option<Mode> {
+        if let Self::S2(s2) = self { Some(s2.mode()) } else { None }
     }
 
     /// It takes the client so long to answer a PING.

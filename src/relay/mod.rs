@@ -34,6 +34,7 @@ use std::{
 use crate::{
     net::stream::{Stream, TlsInUse},
     outcome::{Cause, Party},
+    protocol::s2::Mode,
     relay::{
         direction::{Direction, DirectionEnd},
         ghost::Question,
@@ -287,6 +288,11 @@ impl<C: Side, S: Side> Relay<C, S> {
     /// TLS of the client's connection, where weir ends it.
     pub fn client_tls(&self) -> Option<TlsInUse> {
         self.down.tls()
+    }
+
+    /// How the client's connection is compressed, where both sides have agreed on that.
+    pub fn client_compression(&self) -> Option<Mode> {
+        self.down.compression()
     }
 
     /// Whether the client has left and there is nothing to wait for, so both connections can be closed at once: the

@@ -18,7 +18,7 @@ use crate::{
         timer::now,
     },
     outcome::{BadLogin, Cause, Close, Party, Phase, Refusal},
-    protocol::{connect::Connect, proxy_header, refusal},
+    protocol::{connect::Connect, proxy_header, refusal, s2::Mode},
     relay::registry::{AtServer, Said, SessionFacts, SessionHandle},
     session::{failover::DialPort, finish::finish, listener::Listener, shared::Shared},
     tally::{Who, login_failure_name, shown},
@@ -277,13 +277,13 @@ impl Context {
             self.record_fate(Fate::Left);
         }
         let shared = Arc::clone(&self.shared);
-        let facts = self.facts(None);
+        let facts = self.facts(None, None);
         let at = self.at();
         finish(&shared, SessionHandle::new(facts, self.log.account, at).into(), end);
     }
 
-    /// What is known of the client from now on. `tls` is that of its connection.
-    pub fn facts(&mut self, tls: Option<TlsInUse>) -> SessionFacts {
+    /// What is known of the client from now on. TLS and compression are those of its connection.
+    pub fn facts(&mut self, tls: Option<TlsInUse>, compression: Option<Mode>) -> SessionFacts {
         let log = &mut self.log;
         SessionFacts {
             id: self.id,
@@ -293,6 +293,7 @@ impl Context {
             said: mem::take(&mut log.said),
             by_token: log.by_token,
             tls,
+            compression,
             client: log.client,
         }
     }
@@ -312,6 +313,7 @@ impl Context {
             said: self.log.said.clone(),
             by_token: self.log.by_token,
             tls: None,
+            compression: None,
             client: self.log.client,
         }
     }

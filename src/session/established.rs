@@ -43,7 +43,7 @@ impl<C: Side, S: Side> Established<C, S> {
         account: impl FnOnce(&Arc<SessionHandle>) -> AccountPlace,
         entry: Option<AcceptPermit>,
     ) -> Self {
-        let facts = cx.facts(relay.client_tls());
+        let facts = cx.facts(relay.client_tls(), relay.client_compression());
         let registered = cx.shared.sessions.register(facts, cx.log.account.clone(), cx.at());
         // A drain that began after this client's turn has not seen the session.
         if cx.shared.admission.is_draining() {

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::{admin::natsz::go_text, relay::registry::SessionHandle, session::Shared};
 
-/// What nats-server calls the mode of a leafnode that it has agreed on none with.
+/// What nats-server says of a leafnode with which it has agreed on no compression.
 const NO_COMPRESSION: &str = "not supported";
 
 /// `/leafz`.
@@ -46,7 +46,7 @@ struct Leafnode {
 impl Leafnode {
     fn of(session: &SessionHandle) -> Self {
         let (facts, traffic, at) = (session.facts(), session.traffic(), session.at());
-        let totals = traffic.totals();
+        let (totals, rtt) = (traffic.totals(), traffic.rtt());
         Self {
             id: facts.id,
             name: facts.said.name().unwrap_or_default().to_owned(),
@@ -54,13 +54,13 @@ impl Leafnode {
             account: session.account().as_deref().unwrap_or_default().to_owned(),
             ip: facts.peer.ip().to_string(),
             port: facts.peer.port(),
-            rtt: traffic.rtt().map(|rtt| format!("{rtt:?}")),
+            rtt: rtt.map(|rtt| format!("{rtt:?}")),
             in_msgs: totals.messages_up,
             out_msgs: totals.messages_down,
             in_bytes: totals.payload_up,
             out_bytes: totals.payload_down,
             subscriptions: 0,
-            compression: NO_COMPRESSION,
+            compression: facts.compression.map_or(NO_COMPRESSION, |mode| mode.level(rtt.unwrap_or_default()).into()),
             listener: facts.listener.address.to_string(),
             server: at.name().map(str::to_owned),
             server_cid: (at.client_id > 0).then_some(at.client_id),

@@ -23,8 +23,9 @@ pub enum Mode {
     S2Best,
 }
 
-/// What is sent. Each side has its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What is sent, by the names of nats-server's `/leafz`. Each side has its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr)]
+#[strum(serialize_all = "snake_case", prefix = "s2_")]
 pub enum Level {
     /// Blocks as they are.
     Uncompressed,

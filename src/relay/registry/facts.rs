@@ -10,6 +10,7 @@ use strum::IntoStaticStr;
 use crate::{
     identity::ClientKey,
     net::stream::TlsInUse,
+    protocol::s2::Mode,
     relay::registry::Said,
     telemetry::moment::Moment,
     upstream::{Server, ServerId},
@@ -58,6 +59,8 @@ pub struct SessionFacts {
     /// It has logged in with a token, which is a secret and names nobody.
     pub by_token: bool,
     pub tls: Option<TlsInUse>,
+    /// How a leafnode and weir compress what they send, where both do.
+    pub compression: Option<Mode>,
     /// By what weir recognises the client when it comes back; `None` where TLS is passed through.
     pub client: Option<ClientKey>,
 }
@@ -109,6 +112,7 @@ impl Default for SessionFacts {
             said: Said::default(),
             by_token: false,
             tls: None,
+            compression: None,
             client: None,
         }
     }

@@ -228,6 +228,7 @@ fn register(shared: &Arc<Shared>, state: &SessionState, listener: &Listener, ser
         said: Said::new(user.as_deref(), name.as_deref(), lang.as_deref(), version.as_deref()),
         by_token: state.by_token,
         tls: None,
+        compression: None,
         client: state.client.map(ClientKey::from_raw),
     };
     let at = AtServer { server: Some(Arc::clone(server)), client_id: state.server_client_id };
