@@ -131,6 +131,9 @@ fn names(shared: &Shared, fleet: &Fleet) -> HashMap<Key, String> {
     for (name, _) in shared.admission.accounts().connections() {
         names.insert(keys.of(Kind::Account, &name), shown(&name));
     }
+    for (name, ..) in shared.admission.accounts().leafnodes() {
+        names.insert(keys.of(Kind::Leafnodes, &name), shown(&name));
+    }
     for server in shared.servers.list().iter() {
         names.insert(server.fleet_key(keys), shown(server.name()));
     }

@@ -223,7 +223,12 @@ async fn a_fleet_has_so_many(limit: &str, of: &str, reason: &str) {
     refused_by_some(&fleet, reason).await;
     eventually(PATIENCE, "it is shown", async || {
         let quotas = fleet::fleetz(&fleet.weirs[0]).await["quotas"].clone();
-        match quotas.as_array().unwrap().iter().any(|one| one["of"] == of && one["limit"] == 3) {
+        match quotas
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|one| one["of"] == of && one["limit"] == 3 && one["name"] == "SITES")
+        {
             true => Ok(()),
             false => Err(quotas),
         }
