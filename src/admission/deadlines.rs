@@ -124,8 +124,8 @@ impl DeadlinePolicy {
         Deadlines { hold_until, answer_by, returns: lang::returns(lang) }
     }
 
-    /// The deadlines of a nats-server that connects as a leafnode, whose CONNECT came at `connected`, `round_trip` after
-    /// weir had sent INFO.
+    /// The deadlines of a nats-server that connects as a leafnode, whose CONNECT came at `connected`, `round_trip`
+    /// after weir had sent INFO.
     pub fn of_leafnode(&self, connected: Instant, round_trip: Duration) -> Deadlines {
         // However slow it has been, a login that begins at once has a fair time.
         let left = LEAFNODE_ALLOWS.saturating_sub(round_trip.max(LEAFNODE_ROUND_TRIP)).max(FAIR_TIME);

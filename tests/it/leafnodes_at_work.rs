@@ -60,8 +60,8 @@ async fn no_auth_user_stands_for_who_says_nothing() {
     weir.assert_nothing_leaked().await;
 }
 
-/// A leafnode that is connected to the hub by two ways, one over another leafnode: the loop is noticed, as it is without
-/// weir, and whoever has closed it stays away for the 30 s that nats-server has for that.
+/// A leafnode that is connected to the hub by two ways, one over another leafnode: the loop is noticed, as it is
+/// without weir, and whoever has closed it stays away for the 30 s that nats-server has for that.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn loops_are_detected() {
     for through_weir in [false, true] {

@@ -1,5 +1,5 @@
-//! A storm of leafnodes, each a remote of one of several nats-servers: onto hubs whose logins cost CPU time, back through
-//! a weir that was away, and back once more when a hub dies.
+//! A storm of leafnodes, each a remote of one of several nats-servers: onto hubs whose logins cost CPU time, back
+//! through a weir that was away, and back once more when a hub dies.
 
 use std::time::{Duration, Instant};
 

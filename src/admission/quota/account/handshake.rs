@@ -20,7 +20,7 @@ impl AccountSlot {
         }
     }
 
-    /// [`Account::begin_handshake`] was called for it.
+    /// `Account::begin_handshake` was called for it.
     pub fn handshake_begun(&mut self) {
         if self.state == SlotState::Waiting {
             self.state = SlotState::Handshake;
