@@ -100,23 +100,8 @@ impl S2 {
         !self.pending.is_empty() || self.below.needs_flush()
     }
 
-    #[expect(clippy::indexing_slicing, reason = "a write takes at most the bytes it is given")]
     fn poll_pending(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut written = 0;
-        while written < self.pending.len() {
-            match Pin::new(&mut self.below).poll_write(cx, &self.pending[written..]) {
-                Poll::Ready(Ok(n)) if n > 0 => written += n,
-                Poll::Ready(Ok(_)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                Poll::Ready(Err(err)) => return Poll::Ready(Err(err)),
-                Poll::Pending => {
-                    self.pending.drain(..written);
-                    return Poll::Pending;
-                }
-            }
-        }
-        // An idle session keeps no buffer.
-        self.pending = Vec::new();
-        Pin::new(&mut self.below).poll_flush(cx)
+        self.below.poll_pending(cx, &mut self.pending)
     }
 
     /// Decodes the bytes that were kept, or those of one read. Returns how many bytes are in `out`; `None` at the end.
@@ -170,11 +155,7 @@ impl S2 {
             encode::begin(chunks);
         }
         buffers.compressor.block(self.level, bytes, chunks);
-        let written = match Pin::new(&mut self.below).poll_write(cx, chunks) {
-            Poll::Ready(written) => written?,
-            Poll::Pending => 0,
-        };
-        self.pending = chunks.get(written..).unwrap_or_default().to_vec();
+        self.pending = self.below.write_now(cx, chunks)?.to_vec();
         Ok(())
     }
 }

@@ -99,6 +99,36 @@ impl Stream {
         self.flush().await
     }
 
+    /// Writes as much of `bytes` as the connection takes now, which may be nothing. Returns the rest.
+    ///
+    /// # Errors
+    /// Those of the connection.
+    pub fn write_now<'b>(&mut self, cx: &mut Context<'_>, bytes: &'b [u8]) -> io::Result<&'b [u8]> {
+        match Pin::new(self).poll_write(cx, bytes) {
+            Poll::Ready(written) => Ok(&bytes[written?..]),
+            Poll::Pending => Ok(bytes),
+        }
+    }
+
+    /// Writes what a layer above has kept, and flushes. `pending` has the rest, and no memory once there is none: an
+    /// idle session keeps no buffer.
+    pub fn poll_pending(&mut self, cx: &mut Context<'_>, pending: &mut Vec<u8>) -> Poll<io::Result<()>> {
+        let mut written = 0;
+        while written < pending.len() {
+            match Pin::new(&mut *self).poll_write(cx, &pending[written..]) {
+                Poll::Ready(Ok(n)) if n > 0 => written += n,
+                Poll::Ready(Ok(_)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Poll::Ready(Err(err)) => return Poll::Ready(Err(err)),
+                Poll::Pending => {
+                    pending.drain(..written);
+                    return Poll::Pending;
+                }
+            }
+        }
+        *pending = Vec::new();
+        Pin::new(self).poll_flush(cx)
+    }
+
     /// Reads up to `N` bytes once and passes them to `take`: an empty slice at the end of the stream. The bytes are on
     /// the stack during the read and not in the future, so a waiting client takes no memory for them. Cancel-safe.
     ///

@@ -370,6 +370,11 @@ async fn a_weir_that_drains_closes_them() {
         (&"Leafnode".into(), &"edge1".into()),
         "{connz}"
     );
+    drain_closes(&mut weir, leafnode, &hub).await;
+}
+
+/// Has weir drain, and waits until the leafnode and its hub know that they are apart.
+pub(crate) async fn drain_closes(weir: &mut Weir, leafnode: NatsServer, hub: &Hub) {
     weir.signal(rustix::process::Signal::TERM);
     connected(&leafnode, 0).await;
     eventually(PATIENCE, "the hub has none", async || match hub.count().await {

@@ -9,7 +9,9 @@ use weir_testkit::tls::{Authority, pair};
 use weir_testkit::websocket::{WsClient, request};
 use weir_testkit::*;
 
-use crate::leafnodes::{Hub, Way, before, both_ways, cluster, connected, delivers, leafnode, never_saw, ways};
+use crate::leafnodes::{
+    Hub, Way, before, both_ways, cluster, connected, delivers, drain_closes, leafnode, never_saw, ways,
+};
 
 /// The listener of these tests, with more keys of its `websocket` table.
 fn listener(more: &str) -> String {
@@ -294,14 +296,7 @@ async fn a_weir_that_drains_closes_them() {
     let mut weir = over_websocket(&[&hub]).top(top).start().await;
     let leafnode = leafnode("edge1", &url("ws", &weir.address, "", "")).await;
     connected(&leafnode, 1).await;
-    weir.signal(rustix::process::Signal::TERM);
-    connected(&leafnode, 0).await;
-    eventually(PATIENCE, "the hub has none", async || match hub.count().await {
-        0 => Ok(()),
-        n => Err(n),
-    })
-    .await;
-    drop(leafnode);
+    drain_closes(&mut weir, leafnode, &hub).await;
 }
 
 /// Clients and leafnodes of one listener, and the listener's key changed by a reload.

@@ -141,21 +141,7 @@ impl WebSocket {
     }
 
     fn poll_pending(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut written = 0;
-        while written < self.pending.len() {
-            match Pin::new(&mut self.below).poll_write(cx, &self.pending[written..]) {
-                Poll::Ready(Ok(n)) if n > 0 => written += n,
-                Poll::Ready(Ok(_)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                Poll::Ready(Err(err)) => return Poll::Ready(Err(err)),
-                Poll::Pending => {
-                    self.pending.drain(..written);
-                    return Poll::Pending;
-                }
-            }
-        }
-        // An idle session keeps no buffer.
-        self.pending = Vec::new();
-        Pin::new(&mut self.below).poll_flush(cx)
+        self.below.poll_pending(cx, &mut self.pending)
     }
 
     /// Decodes the bytes that were kept, or those of one read. Returns how many bytes are in `out`; `None` at the end.
@@ -229,11 +215,7 @@ impl WebSocket {
         let frames = &mut buffers.frames;
         frames.clear();
         encode::data(self.role, self.terms, bytes, &mut buffers.deflate, frames);
-        let written = match Pin::new(&mut self.below).poll_write(cx, frames) {
-            Poll::Ready(written) => written?,
-            Poll::Pending => 0,
-        };
-        self.pending = frames[written..].to_vec();
+        self.pending = self.below.write_now(cx, frames)?.to_vec();
         Ok(())
     }
 }
