@@ -133,6 +133,14 @@ impl World {
         self.judge(weir);
     }
 
+    /// What this weir has had in a reading is what its next beat says: that of a process that has none of what the dead
+    /// one had.
+    pub(super) fn says_what_it_has(&mut self, member: usize) {
+        let counts = self.weirs[member].counts();
+        let of_readings = self.weirs.iter_mut().filter_map(|weir| weir.senses.reading.as_mut()?.after.get_mut(member));
+        of_readings.for_each(|after| *after = counts);
+    }
+
     /// Once all weirs that are heard have told what they held in a reading, it is known how many came past weir.
     fn judge(&mut self, weir: usize) {
         let senses = &mut self.weirs[weir].senses;
@@ -190,6 +198,13 @@ impl World {
         self.servers.iter().filter(is_there).count() as u32
     }
 
+    /// How many connections weirs have that no lease of this record covers.
+    pub(super) fn uncovered(&self, record: &Record) -> u32 {
+        let members = (0..self.weirs.len()).filter(|weir| self.weirs[*weir].role == Role::Member);
+        let lease = |weir: usize| record.l.get(&self.weirs[weir].holder).map_or(0, |entry| entry.n);
+        members.map(|weir| self.at_servers(weir).saturating_sub(lease(weir))).sum()
+    }
+
     /// The record of leases changes. Nobody gets more while all together are over the quota of who writes; and what it
     /// says of connections past weir falls only to what they, and what weirs have that no lease covers, have been.
     pub(super) fn check_write(&mut self, before: Option<&[u8]>, after: Option<&[u8]>) {
@@ -203,10 +218,7 @@ impl World {
             self.fails(&format!("somebody takes more than there is: {before:?}, {after:?}"));
         }
         if after.past < before.past {
-            let uncovered = (0..self.weirs.len())
-                .filter(|weir| self.weirs[*weir].role == Role::Member)
-                .map(|weir| self.at_servers(weir).saturating_sub(lease(&after, &self.weirs[weir].holder)));
-            let there = uncovered.sum::<u32>() + self.direct.least.iter().sum::<u32>();
+            let there = self.uncovered(&after) + self.direct.least.iter().sum::<u32>();
             if after.past < there {
                 self.fails(&format!("{} are past weir for the fleet, and {there} are: {after:?}", after.past));
             }

@@ -195,6 +195,7 @@ impl World {
         other.counted.clear();
         one.has_given = false;
         one.ledger.take_back(one.now(at));
+        self.says_what_it_has(member);
         self.starts(member);
     }
 

@@ -454,8 +454,11 @@ impl World {
         }
         // Where the quota was lowered nobody gets a larger lease before the leases are within it again, but each may
         // use the one that it has until it knows: one that has just come back to the bucket, for example.
-        let leased = self.record().l.values().map(|entry| entry.n).sum();
-        let quota = self.weirs[weir].connections[&id].quota.max(self.highest_quota()).max(leased);
+        // Beside that there is what others had while they were cut off, when their leases were taken back.
+        let record = self.record();
+        let leased = record.l.values().map(|entry| entry.n).sum();
+        let by_leases = if leased > record.q { leased + self.uncovered(&record) } else { leased };
+        let quota = self.weirs[weir].connections[&id].quota.max(self.highest_quota()).max(by_leases);
         let many = self.servers.values().filter(|is_excepted| !**is_excepted).count() as u32;
         if many > quota {
             self.fails(&format!("{many} connections of a quota of {quota}, the last one through {weir}"));
