@@ -60,7 +60,28 @@ impl<W: Waiter> Admission<W> {
         self.accept(|| client.or_else(|| limit.try_acquire()), source, now)
     }
 
-    /// The same for a client that a server has put into the system account: it counts over the `limit` too.
+    /// A connection that has been accepted is one of a leafnode: its HTTP request says so. It counts among those of its
+    /// source, too.
+    ///
+    /// # Errors
+    /// [`Refusal::SourceLeafnodeQuota`]; nothing is kept then.
+    pub fn becomes_leafnode(
+        &self,
+        mut permit: AcceptPermit,
+        source: IpAddr,
+        now: Instant,
+    ) -> Result<AcceptPermit, Refusal> {
+        if permit.would_refuse.is_none()
+            && let Err(reason) = self.sources.becomes_leafnode(&mut permit._source, source, now, &self.warned)
+        {
+            permit.would_refuse = Some(self.unless_observing(reason)?);
+            permit.becomes_extra();
+        }
+        Ok(permit)
+    }
+
+    /// The same as at the accept for a client that a server has put into the system account: it counts over the
+    /// `limit` too.
     ///
     /// # Errors
     /// The reason to refuse with; nothing is taken then.

@@ -43,6 +43,20 @@ struct Checked {
     refusing: Option<Permit>,
 }
 
+impl Checked {
+    /// The HTTP request is that of a leafnode.
+    fn of_leafnode(self, cx: &Context) -> Result<Self, End> {
+        let Self { entry: Ok(entry), refusing } = self else { return Ok(self) };
+        match cx.shared.admission.becomes_leafnode(entry, cx.source(), now()) {
+            Ok(entry) => Ok(Self { entry: Ok(entry), refusing }),
+            Err(reason) => {
+                let refusing = cx.shared.descriptors.to_refuse_with(None).ok_or(End::Refused(reason))?;
+                Ok(Self { entry: Err(reason), refusing: Some(refusing) })
+            }
+        }
+    }
+}
+
 /// A client that has been through the accept check.
 pub(super) struct Accepted {
     pub stream: Stream,
@@ -94,7 +108,7 @@ pub(super) async fn arrive(cx: &mut Context, mut tcp: TcpStream, permit: Connect
     let Some(web) = &listener.websocket else {
         return Ok(Arrived { stream: tcp.into(), upgrade: None, check: Err(permit) });
     };
-    let check = if web.trusts_proxy(cx.peer.ip()) {
+    let mut check = if web.trusts_proxy(cx.peer.ip()) {
         if asked.is_none() {
             (permit, asked) = ask(cx, permit)?;
         }
@@ -116,6 +130,10 @@ pub(super) async fn arrive(cx: &mut Context, mut tcp: TcpStream, permit: Connect
         && let Some(leafnodes) = &web.leafnodes
     {
         cx.listener = Arc::clone(leafnodes);
+        check = match check {
+            Ok(checked) => Ok(checked.of_leafnode(cx)?),
+            Err(permit) => Err(permit),
+        };
     }
     drop(asked);
     Ok(Arrived { stream, upgrade: Some(upgrade), check })

@@ -206,10 +206,16 @@ async fn a_hub_that_is_killed_leaves_them_to_the_others() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_that_is_refused_reads_why_and_comes_back() {
     let hub = Hub::start("n1", "authorization { users: [ { user: edge, password: pw } ] }", "").await;
-    // The connect check says no to the second, and the accept check to the third.
+    // The connect check and the accept check say no, in turn.
     for (limit, text, reason) in [
         ("[accounts.default]\nmax_connections = 1", "maximum account active connections exceeded", "account_quota"),
         ("[admission.per_source]\nmax_connections = 1", "maximum connections exceeded", "source_quota"),
+        (
+            "[accounts.default]\nmax_leafnodes = 1",
+            "maximum account active connections exceeded",
+            "account_leafnode_quota",
+        ),
+        ("[admission.per_source]\nmax_leafnodes = 1", "maximum connections exceeded", "source_leafnode_quota"),
     ] {
         eprintln!("{limit}");
         let weir = over_websocket(&[&hub]).table(limit).start().await;

@@ -130,6 +130,21 @@ impl Sources {
         Ok(SourceSlots { _connection, _leafnode })
     }
 
+    /// Takes a place among the leafnodes of a source for a connection that has its other slot.
+    ///
+    /// # Errors
+    /// [`Refusal::SourceLeafnodeQuota`].
+    pub fn becomes_leafnode(
+        &self,
+        slots: &mut SourceSlots,
+        address: IpAddr,
+        now: Instant,
+        warned: &Warned,
+    ) -> Result<(), Refusal> {
+        slots._leafnode = self.enter_leafnode(address, now, warned)?;
+        Ok(())
+    }
+
     fn leafnode_quota(&self) -> Option<Quota> {
         let max_connections = Some(self.max_leafnodes.get()?);
         Some(Quota { max_connections, rate: None, warn_only: self.quota.warn_only() })
