@@ -67,7 +67,7 @@ impl Accepted {
         let may_go = refused.is_none() && !matches!(dial_first, DialFirst::Dialled(_));
         let told = Instant::now();
         let exchanged = {
-            let exchange = pin!(exchange(cx, stream, &info, (refused, may_go)));
+            let exchange = pin!(exchange(cx, stream, (&info, told), (refused, may_go)));
             dial_first.lasts_through(cx, exchange).await
         };
         let (stream, connect, preface) = match exchanged {
@@ -116,17 +116,16 @@ fn new_preface(cx: &Context) -> Preface {
     if cx.listener.is_for_leafnodes { preface.of_leafnode() } else { preface }
 }
 
-/// Sends `info`, does TLS where that is still to come, and reads CONNECT.
+/// Sends `info` at `told`, does TLS where that is still to come, and reads CONNECT.
 async fn exchange(
     cx: &Context,
     mut stream: Stream,
-    info: &[u8],
+    (info, told): (&[u8], Instant),
     (refused, may_go): (Option<Refusal>, bool),
 ) -> Result<(Stream, Box<Connect>, Preface), Lost> {
-    if let Err(unfinished) = send_info(&mut stream, info, cx.step_by(Instant::now())).await {
+    if let Err(unfinished) = send_info(&mut stream, info, cx.step_by(told)).await {
         return Err(Lost::new(stream, unfinished));
     }
-    let sent = Instant::now();
     let stream = client_tls::handshake(cx, stream, refused).await?;
     let now = Instant::now();
     // A client that is to be refused has the time to say what it must say before it can read why, and no more.
@@ -137,7 +136,7 @@ async fn exchange(
     };
     let (mut stream, said) = match cx.listener.compression {
         Mode::Off => (stream, Vec::new()),
-        mode => Box::pin(leafnode_compression::agree(mode, stream, info, (sent, by))).await?,
+        mode => Box::pin(leafnode_compression::agree(mode, stream, info, (told, by))).await?,
     };
     match read_connect((cx, may_go), &mut stream, &said, by).await {
         Ok((connect, preface)) => Ok((stream, connect, preface)),

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::protocol::s2::{COMPRESSED, IDENTIFIER, Level, STREAM, UNCOMPRESSED, checksum};
+use crate::protocol::s2::{COMPRESSED, Level, STREAM, UNCOMPRESSED, checksum};
 
 /// The most bytes that go into one block.
 pub const MOST_WRITTEN: usize = 64 * 1024;
@@ -23,7 +23,6 @@ impl fmt::Debug for Compressor {
 
 /// Begins a stream.
 pub fn begin(out: &mut Vec<u8>) {
-    debug_assert_eq!(STREAM.first(), Some(&IDENTIFIER));
     out.extend_from_slice(STREAM);
 }
 
