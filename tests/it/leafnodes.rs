@@ -334,25 +334,34 @@ async fn one_that_is_refused_comes_back() {
     let users = "authorization { users: [ { user: edge, password: pw } ] }";
     let hub = Hub::start("n1", users, "").await;
     let weir = before(&[&hub]).account("default", "max_connections = 1").start().await;
-    let first = leafnode("edge1", &url(&weir.address, "edge:pw")).await;
+    let text = "maximum account active connections exceeded";
+    the_second_waits_for_the_place(&weir, &url(&weir.address, "edge:pw"), text, "account_quota").await;
+    the_hub_says_no_again_and_again(&url(&weir.address, "edge:wrong")).await;
+    weir.assert_nothing_leaked().await;
+}
+
+/// Two leafnodes have this remote, and there is room for one: the other reads `text`, and has the place once it is
+/// free.
+pub(crate) async fn the_second_waits_for_the_place(weir: &Weir, remote: &str, text: &str, reason: &str) {
+    let first = leafnode("edge1", remote).await;
     connected(&first, 1).await;
-    let second = leafnode("edge2", &url(&weir.address, "edge:pw")).await;
-    second.says("maximum account active connections exceeded").await;
-    weir.until("it has come twice", |now| now.sum_where("weir_refused_total", "reason", "account_quota") >= 2.0).await;
+    let second = leafnode("edge2", remote).await;
+    second.says(text).await;
+    weir.until("it has come twice", |now| now.sum_where("weir_refused_total", "reason", reason) >= 2.0).await;
     connected(&second, 0).await;
     drop(first);
     connected(&second, 1).await;
-    drop(second);
-    // A wrong password is the hub's to judge.
-    let wrong = leafnode("edge3", &url(&weir.address, "edge:wrong")).await;
+}
+
+/// A wrong password, as this remote has it, is the hub's to judge.
+pub(crate) async fn the_hub_says_no_again_and_again(remote: &str) {
+    let wrong = leafnode("edge3", remote).await;
     wrong.says("Authorization Violation").await;
     eventually(PATIENCE, "it comes back", async || match wrong.log().matches("Authorization Violation").count() {
         0..2 => Err(()),
         _ => Ok(()),
     })
     .await;
-    drop(wrong);
-    weir.assert_nothing_leaked().await;
 }
 
 /// A lame duck's leafnodes are closed, and stay away no longer than they would from a hub.

@@ -10,7 +10,8 @@ use weir_testkit::websocket::{WsClient, request};
 use weir_testkit::*;
 
 use crate::leafnodes::{
-    Hub, Way, before, both_ways, cluster, connected, delivers, drain_closes, leafnode, never_saw, ways,
+    Hub, Way, before, both_ways, cluster, connected, delivers, drain_closes, leafnode, never_saw,
+    the_hub_says_no_again_and_again, the_second_waits_for_the_place, ways,
 };
 
 /// The listener of these tests, with more keys of its `websocket` table.
@@ -219,26 +220,11 @@ async fn one_that_is_refused_reads_why_and_comes_back() {
     ] {
         eprintln!("{limit}");
         let weir = over_websocket(&[&hub]).table(limit).start().await;
-        let first = leafnode("edge1", &url("ws", &weir.address, "edge:pw", "")).await;
-        connected(&first, 1).await;
-        let second = leafnode("edge2", &url("ws", &weir.address, "edge:pw", "")).await;
-        second.says(text).await;
-        weir.until("it has come twice", |now| now.sum_where("weir_refused_total", "reason", reason) >= 2.0).await;
-        connected(&second, 0).await;
-        drop(first);
-        connected(&second, 1).await;
-        drop(second);
+        the_second_waits_for_the_place(&weir, &url("ws", &weir.address, "edge:pw", ""), text, reason).await;
         weir.assert_nothing_leaked().await;
     }
     let weir = over_websocket(&[&hub]).start().await;
-    let wrong = leafnode("edge3", &url("ws", &weir.address, "edge:wrong", "")).await;
-    wrong.says("Authorization Violation").await;
-    eventually(PATIENCE, "it comes back", async || match wrong.log().matches("Authorization Violation").count() {
-        0..2 => Err(()),
-        _ => Ok(()),
-    })
-    .await;
-    drop(wrong);
+    the_hub_says_no_again_and_again(&url("ws", &weir.address, "edge:wrong", "")).await;
     weir.assert_nothing_leaked().await;
 }
 
