@@ -1,7 +1,7 @@
 //! What operators see of leafnodes, and do with them: `/leafz` and its like, metrics, `weir rebalance`, observe mode,
 //! the queue.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::Ipv4Addr};
 
 use serde_json::{Value, json};
 use weir_testkit::{admin::AdminSocket, *};
@@ -183,10 +183,12 @@ fn at<'a>(hubs: &'a [Hub], leaf: &Value) -> &'a Hub {
     hubs.iter().find(|hub| leaf["name"] == hub.server.name.as_str()).unwrap_or_else(|| panic!("{leaf}"))
 }
 
-/// A storm of clients whose logins cost the hub much, and some leafnodes in its midst: these are in among the first.
+/// A storm of clients whose logins cost the hub much, from many sources, and some leafnodes in its midst, from one: they
+/// are in long before each source has had a turn.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn leafnodes_go_before_clients_that_wait() {
     const CLIENTS: usize = 400;
+    const SOURCES: usize = 100;
     let password = crate::slow_server::PASSWORD;
     let users = format!("authorization {{ users: [ {{ user: edge, password: {password:?}, account: SITES }} ] }}");
     // A server with NKeys sends clients a nonce, so that those wait by their source as leafnodes do.
@@ -196,8 +198,10 @@ async fn leafnodes_go_before_clients_that_wait() {
     let hub = Hub::start("n1", &users, &accounts).await;
     let weir = before(&[&hub]).listener("kind = \"leafnode\"\n[[listeners]]\nlisten = \"127.0.0.1:0\"").start().await;
     let clients = weir.other_listeners[0].clone();
-    let storm = Crowd::start(&clients, CLIENTS, &Login::user("core", "p").lang("go"), Habit::NATS_GO);
-    weir.until("many wait", |now| now.sum("weir_held") >= 50.0).await;
+    let storm = Crowd::start_each(&clients, CLIENTS, Habit::NATS_GO, |n| {
+        Login::user("core", "p").lang("go").from_source(Ipv4Addr::new(127, 0, 1, (n % SOURCES) as u8 + 1))
+    });
+    weir.until("many wait", |now| now.sum("weir_held") >= 300.0).await;
     let before = storm.connected();
     let mut leafnodes = Vec::new();
     for n in 0..4 {
@@ -209,6 +213,7 @@ async fn leafnodes_go_before_clients_that_wait() {
     let then = storm.connected();
     eprintln!("{before} clients were in when the leafnodes came, {then} when all of these were in");
     assert!(then < CLIENTS, "the storm is on");
+    assert!(then - before < 10, "with priority 2 or 3 clients come in meanwhile, without it 10 to 126");
     let refused: usize = leafnodes.iter().map(|one| one.log().matches("exceeded").count()).sum();
     eprintln!("{refused} refusals of leafnodes");
     storm.settles_at(CLIENTS).await;

@@ -2,14 +2,15 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use data_encoding::BASE64URL_NOPAD;
 use nkeys::KeyPair;
 use serde_json::{Map, Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{error::Elapsed, timeout};
 
 use crate::PATIENCE;
@@ -20,6 +21,7 @@ pub struct Login {
     fields: Map<String, Value>,
     two_writes: bool,
     key: Option<KeyPair>,
+    source: Option<Ipv4Addr>,
 }
 
 impl Login {
@@ -65,6 +67,12 @@ impl Login {
     /// The keys of CONNECT that this login sets beyond the usual ones.
     pub fn fields(&self) -> &Map<String, Value> {
         &self.fields
+    }
+
+    /// Connects from this address instead of the one that the kernel chooses.
+    pub fn from_source(mut self, source: Ipv4Addr) -> Self {
+        self.source = Some(source);
+        self
     }
 
     /// The client's name.
@@ -185,6 +193,13 @@ pub struct RawClient {
     pub errors: Vec<String>,
 }
 
+async fn connect_from(source: Option<Ipv4Addr>, address: &str) -> io::Result<TcpStream> {
+    let Some(source) = source else { return TcpStream::connect(address).await };
+    let socket = TcpSocket::new_v4()?;
+    socket.bind((source, 0).into())?;
+    socket.connect(address.parse().map_err(io::Error::other)?).await
+}
+
 impl RawClient {
     /// Opens the connection.
     pub async fn dial(address: &str) -> io::Result<Self> {
@@ -215,7 +230,7 @@ impl RawClient {
 
     /// The same through a load balancer that sends `header` first.
     pub async fn attempt_behind(header: &[u8], address: &str, login: &Login, deadline: Duration) -> Attempt {
-        let dialled = match timeout(deadline, TcpStream::connect(address)).await {
+        let dialled = match timeout(deadline, connect_from(login.source, address)).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(_)) => return Attempt::Ended(End::Reset),
             Err(_) => return Attempt::Ended(End::StillOpen),
