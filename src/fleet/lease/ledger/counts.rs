@@ -6,7 +6,7 @@ use super::Ledger;
 use crate::fleet::{
     key::{Keys, Kind},
     lease::{
-        Answer, Holder, LeaseKey, Place,
+        Answer, Holder, LeaseKey, Place, What,
         allowance::{Standing, Use},
         book::LeaseBook,
         reclaim::Reading,
@@ -81,4 +81,40 @@ fn what_live_weirs_have_and_what_is_past_weir_is_taken_off_once() {
     assert_eq!(left(&ledger), Some(30 - (2 + 3) - 4));
     ledger.quotas.get_mut(&key).unwrap().past_changed_at = at(10);
     assert_eq!(left(&ledger), None, "what is past weir may have been others' when the servers counted");
+}
+
+/// What others tell of the time before a reading is told for sure once their revisions are above one that was written
+/// after it.
+#[test]
+fn what_this_weir_wrote_before_a_reading_ended_says_nothing_of_what_others_told_since() {
+    let began = Instant::now();
+    let (mut ledger, key) = ledger(began);
+    let look = |ledger: &mut Ledger, after: u64, revision: u64| {
+        let now = began + Duration::from_millis(after);
+        for one in ledger.next(now) {
+            let answer =
+                if one.what == What::Read { Answer::Absent { revision: 0 } } else { Answer::Stored { revision } };
+            ledger.answered(now, one.serial, &answer);
+        }
+    };
+    let mut record = Record::default();
+    record.set(&holder(2), (1, 7, 0, 0));
+    ledger.seen(began, &Place::Leases(key), 1, record.encode().as_deref());
+    ledger.seen(began, &Place::Member(holder(2)), 2, Some(&Membership::new(1).encode()));
+    look(&mut ledger, 0, 3);
+    assert_eq!(ledger.own.stored().map(|(revision, _)| revision), Some(3));
+    let ended = began + Duration::from_millis(100);
+    let reading = Some(Reading { began, ended, connections: 7, after: None });
+    ledger.quotas.get_mut(&key).unwrap().reading = reading;
+    let after = |ledger: &mut Ledger| {
+        ledger.has_changed(key);
+        ledger.quotas[&key].reading.unwrap().after
+    };
+    after(&mut ledger);
+    look(&mut ledger, 200, 4);
+    assert_eq!(after(&mut ledger), None, "revision 3 was sent before the reading ended");
+    // The next writing of its own membership.
+    look(&mut ledger, 10_000, 5);
+    look(&mut ledger, 10_100, 6);
+    assert_eq!(after(&mut ledger), Some(5));
 }
