@@ -64,9 +64,9 @@ struct Args {
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = Kind::ALL)]
     candidates: Vec<Kind>,
     /// Only this message size, in bytes, in mode relay.
-    #[arg(long)]
+    #[arg(long, value_parser = one_of_the_sizes)]
     size: Option<usize>,
-    /// Only this number of publishers in mode relay.
+    /// This number of publishers in mode relay, instead of its own numbers.
     #[arg(long)]
     pairs: Option<usize>,
     /// Clients at once in modes connect and refuse, instead of their own numbers.
@@ -110,6 +110,12 @@ const SIZES: [(usize, u64, Target); 5] = [
     (1_048_576, 1_000, Target::None),
 ];
 const PAIRS: [usize; 3] = [1, 10, 500];
+
+fn one_of_the_sizes(text: &str) -> Result<usize, String> {
+    let sizes = SIZES.map(|(size, ..)| size);
+    let size = text.parse().ok().filter(|size| sizes.contains(size));
+    size.ok_or_else(|| format!("one of {sizes:?}"))
+}
 
 /// What this share of them did not take longer than, in microseconds. They are sorted.
 fn at_share(took: &[Duration], share: f64) -> f64 {
@@ -283,9 +289,9 @@ impl Bench {
     }
 
     async fn relay_all(&mut self) {
-        let (size_only, pairs_only) = (self.args.size, self.args.pairs);
-        for pairs in PAIRS.into_iter().filter(|&pairs| pairs_only.is_none_or(|only| only == pairs)) {
-            for (size, messages, target) in SIZES.into_iter().filter(|one| size_only.is_none_or(|only| only == one.0)) {
+        let (only, pairs) = (self.args.size, self.args.pairs.map_or(PAIRS.to_vec(), |pairs| vec![pairs]));
+        for pairs in pairs {
+            for (size, messages, target) in SIZES.into_iter().filter(|one| only.is_none_or(|only| only == one.0)) {
                 if pairs > 100 && size > 65_536 {
                     continue;
                 }
