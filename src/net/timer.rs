@@ -5,9 +5,11 @@
 //! every second client. This timer keeps one deadline of tokio's for a whole worker, and clients that are due in the
 //! same 10 ms share one wake.
 
+mod wheel;
+
 use std::{
     cell::RefCell,
-    collections::BTreeMap,
+    num::NonZeroU64,
     pin::Pin,
     sync::atomic::{AtomicU64, Ordering::Relaxed},
     task::{Context, Poll, Waker},
@@ -15,6 +17,7 @@ use std::{
 
 use tokio::time::Instant;
 
+use self::wheel::{Key, Wheel};
 use crate::worker::{self, Lag, OneTask};
 
 /// Nobody is woken before its time, nor much later than this after it.
@@ -28,16 +31,14 @@ pub fn now() -> std::time::Instant {
 /// The timer of one worker.
 #[derive(Debug, Default)]
 pub struct Timer {
-    /// By the end of the wait, and a number that is unique over all threads.
-    waits: RefCell<BTreeMap<Key, Waker>>,
+    /// `None` while nobody waits.
+    waits: RefCell<Option<Wheel<Waker>>>,
     ticker: OneTask,
 }
 
 impl worker::State for Timer {
     const PLACE: worker::Place = worker::Place::Timer;
 }
-
-type Key = (Instant, u64);
 
 /// A wait until a given time, on the thread that polls it first: its entry is in the timer of that thread. All
 /// runtimes of weir have one thread each; on another one the first wait panics ([`OneTask::ensure_running`]).
@@ -47,35 +48,39 @@ pub struct Sleep {
     until: Instant,
     /// The entry in the timer, once there is one.
     key: Option<Key>,
+    /// The next poll is ready when `until` has passed. Else a tick finds that out, and no poll looks at the clock.
+    looks_first: bool,
 }
 
 /// Waits until `until`, and up to a tick longer. Allocates nothing before the first poll that finds it in the future.
 pub fn sleep_until(until: Instant) -> Sleep {
-    Sleep { until, key: None }
+    Sleep { until, key: None, looks_first: true }
 }
 
 impl Future for Sleep {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        // Each number is given once, so a wait that ends on another thread finds nothing there.
         static NEXT: AtomicU64 = AtomicU64::new(0);
         worker::with(|timer: &Timer| {
             // Dropped after the borrow ends: it may be the last reference to its task.
             let _replaced;
             let mut waits = timer.waits.borrow_mut();
-            if let Some(waker) = self.key.and_then(|key| waits.get_mut(&key)) {
+            if let Some(waker) = self.key.and_then(|key| waits.as_mut()?.get_mut(key)) {
                 if !waker.will_wake(cx.waker()) {
                     _replaced = std::mem::replace(waker, cx.waker().clone());
                 }
                 return Poll::Pending;
             }
-            if Instant::now() >= self.until {
+            if self.looks_first && Instant::now() >= self.until {
                 self.key = None;
                 return Poll::Ready(());
             }
-            let key = (self.until, NEXT.fetch_add(1, Relaxed));
-            waits.insert(key, cx.waker().clone());
-            self.key = Some(key);
+            self.looks_first = true;
+            let waits = waits.get_or_insert_with(|| Wheel::new(Instant::now()));
+            let number = NonZeroU64::MIN.saturating_add(NEXT.fetch_add(1, Relaxed));
+            self.key = Some(waits.insert(self.until, number, cx.waker().clone()));
             timer.ticker.ensure_running(tick);
             Poll::Pending
         })
@@ -85,7 +90,7 @@ impl Future for Sleep {
 impl Drop for Sleep {
     fn drop(&mut self) {
         if let Some(key) = self.key {
-            let _waker = worker::with(|timer: &Timer| timer.waits.borrow_mut().remove(&key));
+            let _waker = worker::with(|timer: &Timer| timer.waits.borrow_mut().as_mut()?.remove(key));
         }
     }
 }
@@ -99,7 +104,7 @@ pub struct TooLate;
 /// # Errors
 /// [`TooLate`]; `work` is left as it was.
 pub async fn timeout_at<F: Future + Unpin>(deadline: Instant, mut work: F) -> Result<F::Output, TooLate> {
-    let mut sleep = sleep_until(deadline);
+    let mut sleep = Sleep { until: deadline, key: None, looks_first: false };
     std::future::poll_fn(|cx| match Pin::new(&mut work).poll(cx) {
         Poll::Ready(done) => Poll::Ready(Ok(done)),
         Poll::Pending => Pin::new(&mut sleep).poll(cx).map(|()| Err(TooLate)),
@@ -109,7 +114,8 @@ pub async fn timeout_at<F: Future + Unpin>(deadline: Instant, mut work: F) -> Re
 
 /// Polls all that wait by the timer of this worker, as if it were their time: there is something new to look at.
 pub fn wake_all() {
-    let all: Vec<_> = worker::with(|timer: &Timer| timer.waits.borrow().values().cloned().collect());
+    let all: Vec<_> =
+        worker::with(|timer: &Timer| timer.waits.borrow().iter().flat_map(Wheel::values).cloned().collect());
     all.into_iter().for_each(Waker::wake);
 }
 
@@ -124,10 +130,14 @@ async fn tick() {
             let mut waits = timer.waits.borrow_mut();
             let now = Instant::now();
             worker::with_lag(|lag| lag.note(now.saturating_duration_since(next)));
-            while let Some(first) = waits.first_entry().filter(|first| first.key().0 <= now) {
-                due.push(first.remove());
+            if let Some(waits) = waits.as_mut() {
+                waits.take_due(now, &mut due);
             }
-            due.is_empty() && waits.is_empty()
+            let idle = due.is_empty() && waits.as_ref().is_none_or(Wheel::is_empty);
+            if idle {
+                *waits = None;
+            }
+            idle
         });
         if idle {
             return;
@@ -143,7 +153,7 @@ mod tests {
     use super::*;
 
     fn waiting() -> usize {
-        worker::with(|timer: &Timer| timer.waits.borrow().len())
+        worker::with(|timer: &Timer| timer.waits.borrow().iter().flat_map(Wheel::values).count())
     }
 
     #[tokio::test(start_paused = true)]
