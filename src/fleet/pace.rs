@@ -146,6 +146,17 @@ impl Peer {
     fn demand(&self) -> u32 {
         self.in_use.places.saturating_add(self.waiting.clients)
     }
+
+    /// The order of its next client beside this weir's, whose order is `mine`. Where the account that it has told of
+    /// has had a turn since, it goes on with another of its accounts. Nobody has told with which: it had its last turn
+    /// later than the one that was next, and is taken for one like this weir's.
+    fn lane_order(&self, round: &Round, mine: LaneOrder) -> LaneOrder {
+        let Waiting { lanes, has_priority, lane, lane_turn, .. } = self.waiting;
+        match lanes > 1 && round.of_lane(lane) > lane_turn {
+            true => (!has_priority, mine.1.max(lane_turn.saturating_add(1))),
+            false => lane_order(&self.waiting, round),
+        }
+    }
 }
 
 /// What a weir may do on a server now.
@@ -333,12 +344,11 @@ impl SharedPace {
         }
         let my_lane = lane_order(&own.waiting, round);
         let waiting = || self.peers.iter().filter(|peer| peer.waiting.clients > 0 && !peer.has_missed);
-        let slack = own.waiting.lanes.into();
-        let is_older = |peer: &Peer| is_older(lane_order(&peer.waiting, round), my_lane, slack);
+        let is_older = |peer: &Peer| peer.lane_order(round, my_lane) < my_lane;
         let of_older_lanes = waiting().filter(|peer| is_older(peer)).count() as u32;
         let has_share = own.under_way < share(mine) && !own.is_new;
         // Others are kept their shares, but for a lane that has had no turn for longest.
-        let is_first = own.waiting.clients > 0 && waiting().all(|peer| my_lane < lane_order(&peer.waiting, round));
+        let is_first = own.waiting.clients > 0 && waiting().all(|peer| my_lane < peer.lane_order(round, my_lane));
         let used = |peer: &Peer| match is_first || has_share {
             true => peer.in_use.places,
             false => peer.in_use.places.max(share(peer.demand())),
@@ -356,7 +366,7 @@ impl SharedPace {
             self.free = (free, Some(now));
         }
         let since = *self.free.1.get_or_insert(now);
-        let my_order = order(&own.waiting, round, self.turn, &self.me);
+        let my_order = (my_lane, self.turn, &self.me);
         let mut before_me = 0;
         for peer in &mut self.peers {
             peer.is_before = !peer.has_missed
@@ -366,7 +376,7 @@ impl SharedPace {
                     (_, false) if has_share => false,
                     (_, false) => {
                         let is_beyond = peer.in_use.places >= share(peer.demand());
-                        is_beyond && order(&peer.waiting, round, peer.in_use.turn, &peer.id) < my_order
+                        is_beyond && (peer.lane_order(round, my_lane), peer.in_use.turn, &peer.id) < my_order
                     }
                 };
             before_me += u32::from(peer.is_before);
@@ -413,171 +423,23 @@ impl SharedPace {
         self.note(now, under_way);
         let goes_on = self.turn_ends.is_some_and(|until| now < until) && waiting.clients > 0 && self.is_shared();
         let mine = lane_order(waiting, round);
-        let must_wait = |peer: &Peer| {
-            peer.waiting.clients > 0
-                && !peer.has_missed
-                && is_older(lane_order(&peer.waiting, round), mine, waiting.lanes.into())
-        };
+        let must_wait =
+            |peer: &Peer| peer.waiting.clients > 0 && !peer.has_missed && peer.lane_order(round, mine) < mine;
         let keeps = goes_on && !self.peers.iter().any(must_wait);
         self.keeps_until = keeps.then(|| now + KEPT_FOR);
     }
 }
 
+/// Those that have priority first, then those of the account that has had no turn for longest.
+type LaneOrder = (bool, u64);
+
 /// The order of turns by whose clients wait.
-fn lane_order(waiting: &Waiting, round: &Round) -> (bool, u64) {
+fn lane_order(waiting: &Waiting, round: &Round) -> LaneOrder {
     (!waiting.has_priority, waiting.lane_turn.max(round.of_lane(waiting.lane)))
-}
-
-/// Whether a lane has had no turn for longer than another by more than a round of so many lanes.
-fn is_older(lane: (bool, u64), than: (bool, u64), lanes: u64) -> bool {
-    (lane.0, lane.1.saturating_add(lanes)) < than
-}
-
-/// The order of turns.
-fn order<'a>(waiting: &Waiting, round: &Round, turn: u64, id: &'a MemberId) -> (bool, u64, u64, &'a MemberId) {
-    let (priority, lane_turn) = lane_order(waiting, round);
-    (priority, lane_turn, turn, id)
 }
 
 #[cfg(test)]
 mod simulation;
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::fleet::key::{Keys, Kind};
-
-    const MS: Duration = Duration::from_millis(1);
-
-    fn id(name: &str) -> MemberId {
-        MemberId::new(name).unwrap()
-    }
-
-    fn lane(name: &str) -> Lane {
-        Keys::of_fleet("edge").of(Kind::Account, name)
-    }
-
-    fn own(limit: u32, under_way: u32, waiting: Waiting) -> Own {
-        Own { limit, login: Some(100 * MS), under_way, waiting, is_new: false }
-    }
-
-    fn waits(clients: u32, account: &str, lane_turn: u64) -> Waiting {
-        Waiting { clients, lanes: 1, has_priority: false, lane: lane(account), lane_turn }
-    }
-
-    fn uses(places: u32, turn: u64) -> InUse {
-        InUse { places, limit: 2, turn, lane: lane("A") }
-    }
-
-    #[test]
-    fn shares_are_by_demand() {
-        assert_eq!(level(10.0, &mut [1, 20, 20]), 4.5);
-        assert_eq!(level(2.0, &mut [9, 9, 9]), 2.0 / 3.0);
-        assert_eq!(level(10.0, &mut [3, 3]), f64::INFINITY);
-    }
-
-    #[test]
-    fn the_first_in_the_order_of_turns_begins_and_the_next_one_waits_for_it() {
-        let (now, round) = (Instant::now(), Round::default());
-        let mut pace = SharedPace::new(id("b"));
-        pace.heard(now, &id("a"), (uses(1, 7), waits(5, "A", 9)), 0);
-        pace.heard(now, &id("c"), (uses(0, 8), waits(5, "A", 9)), 0);
-        // Two of three have had a turn; of the two places one is free.
-        let first = pace.allowance(now, &round, own(2, 0, waits(5, "A", 9)));
-        assert_eq!(first, Allowance { logins: 1, look_again: None });
-        pace.turn = 9;
-        let Allowance { logins: 0, look_again: Some(at) } = pace.allowance(now, &round, own(2, 0, waits(5, "A", 9)))
-        else {
-            panic!("it has had the last turn")
-        };
-        assert_eq!(at, now + 2 * STEP, "both others go before it");
-        assert_eq!(pace.allowance(at, &round, own(2, 0, waits(5, "A", 9))).logins, 1, "and did not take theirs");
-        pace.heard(at, &id("c"), (uses(1, 10), waits(4, "A", 10)), 0);
-        assert_eq!(pace.allowance(at, &round, own(2, 0, waits(5, "A", 9))).logins, 0, "one did after all");
-    }
-
-    #[test]
-    fn a_place_of_its_own_is_left_to_an_account_that_has_had_no_turn() {
-        let (now, mut round) = (Instant::now(), Round::default());
-        round.heard(lane("A"), 20);
-        let mut pace = SharedPace::new(id("a"));
-        pace.heard(now, &id("b"), (uses(1, 19), waits(5, "A", 20)), 0);
-        let storm = own(2, 0, waits(5, "A", 20));
-        assert_eq!(pace.allowance(now, &round, storm).logins, 1, "its share");
-        pace.heard(now, &id("b"), (uses(1, 19), waits(1, "B", 0)), 0);
-        let left = pace.allowance(now, &round, storm);
-        assert_eq!((left.logins, left.look_again), (0, Some(now + STEP)));
-        assert_eq!(pace.allowance(now + STEP, &round, storm).logins, 1, "the place is not lost");
-    }
-
-    #[test]
-    fn turns_of_one_number_are_turns_of_several_weirs() {
-        let (now, mut round, mut pace) = (Instant::now(), Round::default(), SharedPace::new(id("a")));
-        assert_eq!((round.take(lane("A")), round.heard(lane("A"), 1)), (1, true), "at the same moment");
-        assert_eq!((round.take(lane("B")), round.heard(lane("A"), 1)), (2, false), "another lane has had one since");
-        let mut is_turn = |name, turn| pace.heard(now, &id(name), (uses(1, turn), waits(1, "A", 0)), 0);
-        assert_eq!([is_turn("b", 1), is_turn("b", 1), is_turn("c", 1), is_turn("b", 2)], [true, false, true, true]);
-        assert!(!is_turn("d", 0), "it has had none");
-    }
-
-    #[test]
-    fn a_place_beyond_the_limit_is_not_kept_and_a_lower_limit_is_told() {
-        let (now, mut round, mut pace) = (Instant::now(), Round::default(), SharedPace::new(id("a")));
-        let waiting = waits(5, "A", 0);
-        let mut kept = |others: u32, limit| {
-            pace.heard(now, &id("b"), (InUse { limit, ..uses(others, 9) }, waiting), 1);
-            pace.began(now, &mut round, lane("A"), 2);
-            pace.ended(now + MS, &round, &waiting, 1);
-            pace.allowance(now + MS, &round, own(limit, 1, waiting)).logins
-        };
-        assert_eq!((kept(1, 3), kept(2, 3)), (2, 1));
-        let told = |limit| (InUse { limit, ..uses(1, 9) }, waiting);
-        let is_news = |limit| pace.is_news(told(3), told(limit), Some(100 * MS));
-        assert_eq!((is_news(3), is_news(2), is_news(4)), (false, true, true));
-    }
-
-    #[test]
-    fn beats_that_lie_end_no_turns() {
-        let (mut now, mut round) = (Instant::now(), Round::default());
-        let mut pace = SharedPace::new(id("m"));
-        let lie = InUse { places: u32::MAX, limit: u32::MAX, turn: u64::MAX, lane: lane("A") };
-        let waiting = Waiting { clients: u32::MAX, has_priority: true, ..waits(1, "A", 0) };
-        for n in 0..256 {
-            pace.heard(now, &id(&format!("liar-{n}")), (lie, waiting), 0);
-        }
-        round.heard(lane("A"), u64::MAX);
-        let mut begun = 0;
-        for _ in 0..6000 {
-            now += 10 * MS;
-            let mine = own(2, 0, waits(5, "A", 0));
-            let allowance = pace.allowance(now, &round, mine);
-            assert!(allowance.logins <= 3, "never more than one above the own limit");
-            if allowance.logins > 0 {
-                pace.began(now, &mut round, lane("A"), 1);
-                pace.ended(now, &round, &mine.waiting, 0);
-                begun += 1;
-            }
-        }
-        assert!(begun >= 11, "{begun} logins in a minute");
-    }
-
-    proptest! {
-        #[test]
-        fn one_weir_alone_has_all_of_the_limit(
-            limit in 0u32..300, under_way in 0u32..300, clients in 0u32..9, is_new: bool, heard: bool,
-        ) {
-            let now = Instant::now();
-            let mut pace = SharedPace::new(id("a"));
-            if heard {
-                // One that was there and has gone.
-                pace.heard(now, &id("b"), (uses(9, 9), waits(9, "A", 9)), under_way);
-                pace.forget(&id("b"));
-            }
-            let own = Own { is_new, ..own(limit, under_way, waits(clients, "A", 0)) };
-            let all = Allowance { logins: limit, look_again: None };
-            prop_assert_eq!(pace.allowance(now, &Round::default(), own), all);
-        }
-    }
-}
+mod tests;
