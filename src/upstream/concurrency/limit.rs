@@ -23,7 +23,9 @@
 //! account then ([`Account`](crate::admission)).
 //!
 //! In a fleet the limit is that of all weirs together: each takes in what the handshakes of the others have shown
-//! ([`ConcurrencyLimit::heard`]) as if they were its own, and all limits drift to their mean, so that they stay one.
+//! ([`ConcurrencyLimit::heard`]) as if they were its own, and all limits drift to their mean, so that they stay one. A
+//! window makes the limit no higher than it would where it began: a limit that has followed the others meanwhile would
+//! else grow twice by the same handshakes.
 //!
 //! The gradient is that of Netflix' concurrency-limits and of Envoy's adaptive concurrency filter, with a baseline of
 //! its own for each kind of login, since a slow kind is not a slow server.
@@ -113,6 +115,8 @@ impl Shown {
 #[derive(Debug)]
 struct Window {
     began: Instant,
+    /// The limit when it began.
+    limit: f64,
     samples: u32,
     /// Sum of expected over actual time, each at most 1.
     ratios: f64,
@@ -123,8 +127,8 @@ struct Window {
 }
 
 impl Window {
-    fn new(began: Instant) -> Self {
-        Self { began, samples: 0, ratios: 0.0, unbounded_ratios: 0.0, peak: 0 }
+    fn new(began: Instant, limit: f64) -> Self {
+        Self { began, limit, samples: 0, ratios: 0.0, unbounded_ratios: 0.0, peak: 0 }
     }
 
     fn add(&mut self, took: Duration, expected: Duration, in_flight: u32) {
@@ -254,7 +258,7 @@ impl ConcurrencyLimit {
         for _ in 0..new.timed_out.min(u64::from(MAX_LIMIT)) {
             self.halve();
         }
-        let mut window = self.window.take().unwrap_or_else(|| Window::new(now));
+        let mut window = self.window.take().unwrap_or_else(|| Window::new(now, self.limit));
         // Decisions stay as frequent as with handshakes of its own; what is left over begins the next window.
         let samples = u32::try_from(new.finished).unwrap_or(u32::MAX).min(MAX_LIMIT);
         if samples > 0 {
@@ -323,7 +327,7 @@ impl ConcurrencyLimit {
         self.mean_time = Some(mean_time);
         self.note_time(took);
         self.active_at = Some(now);
-        let mut window = self.window.take().unwrap_or_else(|| Window::new(now));
+        let mut window = self.window.take().unwrap_or_else(|| Window::new(now, self.limit));
         window.add(took, expected, in_flight);
         let ratio = ratio(took, expected);
         self.own_ratio = self.own_ratio * 0.75 + ratio.min(1.0) * 0.25;
@@ -359,9 +363,11 @@ impl ConcurrencyLimit {
         } else if is_used {
             let may_double = self.growing_windows >= WINDOWS_TO_DOUBLE;
             let doubles = may_double && (mean_time < SLOW_HANDSHAKE || window.has_margin());
-            let grown = if doubles { self.limit * 2.0 } else { self.limit + self.limit.sqrt() / 2.0 };
+            // In a fleet the limit may have followed others that have grown by the same handshakes.
+            let limit = window.limit.min(self.limit);
+            let grown = if doubles { limit * 2.0 } else { limit + limit.sqrt() / 2.0 };
             self.growing_windows += 1;
-            self.set(grown.min(self.max_limit(now)));
+            self.set(grown.max(self.limit).min(self.max_limit(now)));
         }
         if is_used {
             self.used_at = Some(now);

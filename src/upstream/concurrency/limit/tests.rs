@@ -193,6 +193,21 @@ fn what_others_make_up_does_no_lasting_harm() {
 }
 
 #[test]
+fn a_limit_that_has_followed_those_of_others_does_not_grow_again_by_the_same_handshakes() {
+    let (now, mut limit) = (Instant::now(), ConcurrencyLimit::default());
+    let finish = |limit: &mut ConcurrencyLimit| limit.finished(now, 10 * MS, 20 * MS, 4);
+    finish(&mut limit);
+    let shown = limit.shown();
+    (0..50).for_each(|_| limit.heard(now, &shown, &shown, 4, 4.0));
+    let followed = limit.exact();
+    assert!((3.5..4.0).contains(&followed), "{followed}");
+    (0..7).for_each(|_| finish(&mut limit));
+    assert_eq!(limit.exact(), followed, "the window began with a limit of 1");
+    (0..8).for_each(|_| finish(&mut limit));
+    assert_eq!(limit.exact(), followed * 2.0, "the next one began with it");
+}
+
+#[test]
 fn what_is_overdue_follows_the_quicker_logins() {
     let (mut limit, now) = (ConcurrencyLimit::default(), Instant::now());
     assert_eq!(limit.overdue_after(), LEAST_OVERDUE);
