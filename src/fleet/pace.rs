@@ -21,6 +21,9 @@
 //! nobody waiting: clients of an account that come to all weirs at the same moment would else be logged in at the same
 //! moment, and their logins would be taken for as slow as they are then.
 //!
+//! The first of all, by its account, has the next place that becomes free, also where its server has one login more than
+//! the limit: the others may go by a higher one, and would take the place.
+//!
 //! A weir with its turn goes on for [`TURN`], unless a client of another account has to wait for it.
 
 use std::{
@@ -198,6 +201,8 @@ pub struct SharedPace {
     share: f64,
     /// Since when clients wait here without a turn.
     waits_since: Option<Instant>,
+    /// Logins under way, all weirs together, when the next client here became the first of all that wait.
+    when_first: Option<u32>,
     /// When how many logins were under way, all weirs together: each is more than those that follow.
     most: VecDeque<(Instant, u32)>,
 }
@@ -230,6 +235,7 @@ impl SharedPace {
             free: (0, None),
             share: 0.0,
             waits_since: None,
+            when_first: None,
             most: VecDeque::new(),
         }
     }
@@ -332,8 +338,8 @@ impl SharedPace {
         }
         let share = |demand: u32| f64::from(demand).min(level) as u32;
         // A place beyond the limit is not kept: it would stay beyond it for as long as logins follow each other.
-        let is_within = own.under_way.saturating_add(self.others_under_way()) < own.limit;
-        if is_within && self.keeps_until.is_some_and(|until| now < until) {
+        let all = own.under_way.saturating_add(self.others_under_way());
+        if all < own.limit && self.keeps_until.is_some_and(|until| now < until) {
             return all_of(own.under_way + 1);
         }
         let waits_since = *self.waits_since.get_or_insert(now);
@@ -354,7 +360,15 @@ impl SharedPace {
             false => peer.in_use.places.max(share(peer.demand())),
         };
         let used = self.peers.iter().map(used).fold(own.under_way, u32::saturating_add);
-        let free = own.limit.saturating_sub(used);
+        let mut free = own.limit.saturating_sub(used);
+        self.when_first = match is_first && waiting().next().is_some() {
+            true => self.when_first.or(Some(all)),
+            false => None,
+        };
+        // The first of all has the place of a login that has ended, also where that one was beyond the limit.
+        if all == own.limit && own.under_way < own.limit && self.when_first.is_some_and(|before| all < before) {
+            free = 1;
+        }
         if has_share && (of_older_lanes == 0 || free > of_older_lanes) {
             return all_of(share(mine));
         }
@@ -413,7 +427,7 @@ impl SharedPace {
                 self.peers.iter_mut().for_each(|peer| peer.has_missed |= std::mem::take(&mut peer.is_before));
             }
         }
-        (self.free, self.waits_since) = ((0, None), None);
+        (self.free, self.waits_since, self.when_first) = ((0, None), None, None);
         self.turn = round.take(lane);
         self.lane = lane;
     }

@@ -98,6 +98,22 @@ fn a_weir_whose_account_has_had_a_turn_elsewhere_goes_on_with_another() {
 }
 
 #[test]
+fn the_first_of_all_accounts_has_the_place_of_a_login_beyond_the_limit() {
+    let (now, mut round, mut pace) = (Instant::now(), Round::default(), SharedPace::new(id("a")));
+    round.heard(lane("A"), 20);
+    // Three weirs and a limit of two: none has a place of its own.
+    pace.heard(now, &id("c"), (uses(0, 18), waits(5, "A", 20)), 0);
+    let mut begins = |others, account, turn| {
+        pace.heard(now, &id("b"), (uses(others, 19), waits(5, "A", 20)), 0);
+        pace.allowance(now, &round, own(2, 0, waits(1, account, turn))).logins
+    };
+    assert_eq!((begins(4, "B", 0), begins(3, "B", 0)), (0, 0), "more than the limit is in use");
+    assert_eq!(begins(2, "B", 0), 1, "two logins have ended since it became the first");
+    assert_eq!((begins(4, "A", 20), begins(2, "A", 20)), (0, 0), "its account is not the first");
+    assert_eq!((begins(2, "B", 0), begins(2, "B", 0)), (0, 0), "none has ended since");
+}
+
+#[test]
 fn turns_of_one_number_are_turns_of_several_weirs() {
     let (now, mut round, mut pace) = (Instant::now(), Round::default(), SharedPace::new(id("a")));
     assert_eq!((round.take(lane("A")), round.heard(lane("A"), 1)), (1, true), "at the same moment");
