@@ -21,7 +21,7 @@
 //! nobody waiting: clients of an account that come to all weirs at the same moment would else be logged in at the same
 //! moment, and their logins would be taken for as slow as they are then.
 //!
-//! The first of all, by its account, has the next place that becomes free, also where its server has one login more than
+//! The first of all, by its account, has the place of a login that has ended, also where one more was under way than
 //! the limit: the others may go by a higher one, and would take the place.
 //!
 //! A weir with its turn goes on for [`TURN`], unless a client of another account has to wait for it.
