@@ -27,7 +27,7 @@ use crate::{
             accounts::Accounts,
             leafnodes::LeafnodeQuotas,
             limit::Limit,
-            logins::Unanswered,
+            logins::{Unanswered, UsualLatencies},
             rate::TokenBucket,
             sources::{Source, SourceKey, Sources},
             users_and_names::UserAndNameQuotas,
@@ -121,6 +121,7 @@ pub struct Admission<W> {
     pub(super) queued: AtomicUsize,
     pub(super) reserved: Arc<Limit>,
     pub(super) answered_later: Arc<Limit>,
+    pub(super) usual_latencies: UsualLatencies,
     /// Handshakes that ended with PONG, in all.
     pub(super) finished: AtomicU64,
     queue_state: Mutex<QueueState<W>>,
@@ -164,6 +165,7 @@ impl<W: Waiter> Admission<W> {
             queued: AtomicUsize::new(0),
             reserved: Limit::none(),
             answered_later: Limit::none(),
+            usual_latencies: UsualLatencies::default(),
             finished: AtomicU64::new(0),
             queue_state: Mutex::new(QueueState {
                 queue: Queue::default(),
@@ -333,7 +335,8 @@ impl<W: Waiter> Admission<W> {
         let named = named.filter(|named| **claimed.name() != **named).map(|named| self.accounts.of_name(named, now));
         let account = named.as_deref().unwrap_or(&claimed);
         let undisturbed = server.was_alone(now, took) && claimed.is_alone_at(server.id());
-        let (should_take, elsewhere) = account.logged_in(server.id(), now, took, (since, late), undisturbed);
+        let (should_take, elsewhere) =
+            account.logged_in(server.id(), &self.usual_latencies, now, took, (since, late), undisturbed);
         self.share_baseline(account, since);
         claimed.login_measured(server.id(), now, took, should_take);
         let login = ComparedLogin { took, under_way: pass.server.most_under_way(), elsewhere };

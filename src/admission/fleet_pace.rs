@@ -15,6 +15,9 @@ use crate::{
     upstream::{NextClient, concurrency::baseline::MeasuredFrom},
 };
 
+/// So many baselines of one beat count.
+const MOST_HEARD: usize = 16;
+
 /// Whether nobody here knows how long a login of this account takes.
 fn is_new(account: &Account) -> bool {
     account.is_known() && account.login_time().is_zero()
@@ -70,6 +73,10 @@ impl<W: Waiter> Admission<W> {
     /// Another weir of the fleet has told what it has. [`Admission::next_turns`] says who may go by now.
     pub fn hear_pace(&self, now: Instant, beat: &Beat) {
         self.hear_rates(beat);
+        let usual = &self.usual_latencies[MeasuredFrom::Dial as usize];
+        for (_, micros) in beat.next.iter().flat_map(|next| &next.logins).take(MOST_HEARD) {
+            usual.heard(Duration::from_micros((*micros).into()));
+        }
         let turns = self.servers.hear_pace(now, beat);
         if turns.is_empty() || self.queued() == 0 {
             return;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::upstream::{
     Params, Placement, Reading, ServerParams, Servers, Slot, Urgency,
-    concurrency::{baseline::BaselineLatency, login_speed::ComparedLogin},
+    concurrency::{baseline::BaselineLatency, login_speed::ComparedLogin, usual::UsualLatency},
 };
 
 /// The step of the virtual time.
@@ -53,7 +53,10 @@ struct World {
     began: Instant,
     now: Instant,
     servers: Servers,
+    /// Of all clients, which are of one account, unless each is of one that nobody has logged in before.
     baseline: BaselineLatency,
+    accounts_are_new: bool,
+    usual: UsualLatency,
     real: Vec<Real>,
     readings_come: bool,
     says_cores: bool,
@@ -100,6 +103,8 @@ impl World {
             now,
             servers: Servers::new(&params),
             baseline: BaselineLatency::default(),
+            accounts_are_new: false,
+            usual: UsualLatency::default(),
             real: (0..servers).map(real).collect(),
             readings_come: true,
             says_cores: true,
@@ -183,7 +188,10 @@ impl World {
                 let mut job = real.jobs.swap_remove(i);
                 let took = self.now - job.began + Duration::from_secs_f64(WIRE);
                 let server = &self.servers.list()[n];
-                let expected = self.baseline.record(self.now, took, Duration::ZERO, server.is_uncontended());
+                let mut new_account = BaselineLatency::default();
+                let baseline = if self.accounts_are_new { &mut new_account } else { &mut self.baseline };
+                let took_late = (took, Duration::ZERO);
+                let expected = baseline.record_beside(&self.usual, self.now, took_late, server.is_uncontended());
                 server.handshake_finished(self.now, ComparedLogin::uncompared(took), expected);
                 job.slot.session_began();
                 real.sessions.push(job.slot);
@@ -285,6 +293,18 @@ fn it_finds_what_the_servers_can_do_and_follows_when_one_slows_down_and_recovers
         world.real[0].work = work;
         world.run(15.0);
         world.is_busy(25.0, 40.0);
+        world.is_never_too_fast();
+    });
+}
+
+/// As where weir is new in front of a cluster with many accounts: each login is the first of its account.
+#[test]
+fn accounts_that_nobody_has_logged_in_before_get_what_the_servers_can_do_and_no_more() {
+    histories(|seed, cores, work| {
+        let mut world = World::new(seed, 2, cores, work);
+        (world.accounts_are_new, world.says_cores) = (true, false);
+        world.run(20.0);
+        world.is_busy(0.0, 20.0);
         world.is_never_too_fast();
     });
 }

@@ -74,6 +74,7 @@ mod names;
 mod nats_cli;
 mod nats_server_install;
 mod natsz;
+mod new_accounts;
 mod nkey;
 mod observe;
 mod odd_infos;

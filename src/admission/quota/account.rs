@@ -22,7 +22,7 @@ use crate::{
             leafnodes::LeafnodeSlot,
             lease::Lease,
             live::LiveLimits,
-            logins::{Avoided, FIRST_LIMIT, Logins, Unanswered},
+            logins::{Avoided, FIRST_LIMIT, Logins, Unanswered, UsualLatencies},
             rate::TokenBucket,
             sources::SourceKey,
             unproven::UnprovenClaims,
@@ -140,11 +140,13 @@ impl Account {
     }
 
     /// A login has ended on this server after it `took` so long; weir's own tasks ran `late` by so much meanwhile.
-    /// `undisturbed` says whether no other handshake was under way there. Returns how long such a login should take,
-    /// and the least that the last ones of the account took on other servers, where there were any lately.
+    /// `undisturbed` says whether no other handshake was under way there. Returns how long such a login should take, by
+    /// what is `usual` while none of the account was undisturbed, and the least that the last ones of the account took on
+    /// other servers, where there were any lately.
     pub fn logged_in(
         &self,
         server: ServerId,
+        usual: &UsualLatencies,
         now: Instant,
         took: Duration,
         (since, late): (MeasuredFrom, Duration),
@@ -153,7 +155,7 @@ impl Account {
         let mut logins = self.logins();
         let takes = took.max(self.login_time().mul_f64(0.95) + took.mul_f64(0.05));
         self.login_time.store(u64::try_from(takes.as_nanos()).unwrap_or(u64::MAX), Relaxed);
-        let should_take = logins.succeeded(server, now, took, (since, late), undisturbed);
+        let should_take = logins.succeeded(server, usual, now, took, (since, late), undisturbed);
         // Clients of whom no server has named the account are of many, and so are the kinds of their logins.
         (should_take, if self.is_known() { logins.elsewhere(server, now) } else { None })
     }

@@ -297,7 +297,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        admission::{Quota, Rate, client::Claim},
+        admission::{Quota, Rate, client::Claim, quota::logins::UsualLatencies},
         outcome::Refusal,
         upstream::concurrency::baseline::MeasuredFrom,
     };
@@ -357,15 +357,21 @@ mod tests {
     #[test]
     fn a_server_that_was_dialled_before_is_no_measure_for_one_that_was_not() {
         let account = accounts().enter(&"A".into(), Proof::Known, Instant::now()).unwrap();
-        let (now, ms) = (Instant::now(), Duration::from_millis);
+        let (now, ms, usual) = (Instant::now(), Duration::from_millis, UsualLatencies::default());
         for n in 0..200 {
             let at = now + Duration::from_secs(n);
             assert_eq!(
-                account.account().logged_in(ServerId::from_raw(0), at, ms(300), (MeasuredFrom::Dial, ms(0)), true).0,
+                account
+                    .account()
+                    .logged_in(ServerId::from_raw(0), &usual, at, ms(300), (MeasuredFrom::Dial, ms(0)), true)
+                    .0,
                 ms(450)
             );
             assert_eq!(
-                account.account().logged_in(ServerId::from_raw(0), at, ms(100), (MeasuredFrom::Connect, ms(0)), true).0,
+                account
+                    .account()
+                    .logged_in(ServerId::from_raw(0), &usual, at, ms(100), (MeasuredFrom::Connect, ms(0)), true)
+                    .0,
                 ms(150)
             );
         }
@@ -374,9 +380,9 @@ mod tests {
     #[test]
     fn a_turn_leaves_time_for_a_login_that_takes_as_long_as_the_longest_of_late() {
         let account = accounts().enter(&"A".into(), Proof::Known, Instant::now()).unwrap();
-        let (now, ms) = (Instant::now(), Duration::from_millis);
+        let (now, ms, usual) = (Instant::now(), Duration::from_millis, UsualLatencies::default());
         let takes = |took| {
-            account.account().logged_in(ServerId::from_raw(0), now, took, (MeasuredFrom::Dial, ms(0)), false);
+            account.account().logged_in(ServerId::from_raw(0), &usual, now, took, (MeasuredFrom::Dial, ms(0)), false);
             account.account().login_time()
         };
         assert_eq!((takes(ms(100)), takes(ms(300)), takes(ms(100))), (ms(100), ms(300), ms(290)));

@@ -26,6 +26,7 @@ use crate::{
         concurrency::{
             baseline::{BaselineLatency, MeasuredFrom},
             limit::ConcurrencyLimit,
+            usual::UsualLatency,
         },
     },
 };
@@ -43,6 +44,9 @@ const AVOIDED_FOR: Duration = Duration::from_secs(10);
 const LONG: Duration = Duration::from_secs(1);
 /// The log tells of an account again after this.
 const TELL_AGAIN: Duration = Duration::from_secs(60);
+
+/// What logins of accounts that are not known yet usually take, by what they count from.
+pub type UsualLatencies = [UsualLatency; 3];
 
 /// The logins of one account on one server.
 #[derive(Debug, Default)]
@@ -174,10 +178,11 @@ impl Logins {
         self.at(server).under_way <= 1
     }
 
-    /// One has ended well; see [`BaselineLatency::record`].
+    /// One has ended well; see [`BaselineLatency::record_beside`].
     pub fn succeeded(
         &mut self,
         server: ServerId,
+        usual: &UsualLatencies,
         now: Instant,
         took: Duration,
         (since, late): (MeasuredFrom, Duration),
@@ -185,7 +190,7 @@ impl Logins {
     ) -> Duration {
         let at = self.at(server);
         (at.succeeded_at, at.took, at.hung_at) = (Some(now), took, None);
-        self.baselines[since as usize].record(now, took, late, undisturbed)
+        self.baselines[since as usize].record_beside(&usual[since as usize], now, (took, late), undisturbed)
     }
 
     /// See [`BaselineLatency::measured_alone`].
@@ -278,7 +283,8 @@ mod tests {
 
     fn succeeds(logins: &mut Logins, server: ServerId, now: Instant) {
         logins.began(server, None);
-        let expected = logins.succeeded(server, now, MS, (MeasuredFrom::Dial, Duration::ZERO), true);
+        let expected =
+            logins.succeeded(server, &UsualLatencies::default(), now, MS, (MeasuredFrom::Dial, Duration::ZERO), true);
         logins.measured(server, now, MS, expected);
         logins.ended(server, None, false);
     }
@@ -400,7 +406,14 @@ mod tests {
             }
             for _ in 0..under_way {
                 let at = at + 3000 * MS;
-                let expected = logins.succeeded(ONE, at, 3000 * MS, (MeasuredFrom::Dial, Duration::ZERO), false);
+                let expected = logins.succeeded(
+                    ONE,
+                    &UsualLatencies::default(),
+                    at,
+                    3000 * MS,
+                    (MeasuredFrom::Dial, Duration::ZERO),
+                    false,
+                );
                 logins.measured(ONE, at, 3000 * MS, expected);
                 logins.ended(ONE, None, true);
             }

@@ -18,6 +18,7 @@ use crate::{
     upstream::concurrency::{
         baseline::BaselineLatency,
         limit::{ConcurrencyLimit, Shown},
+        usual::UsualLatency,
     },
 };
 
@@ -85,6 +86,7 @@ struct Weir {
     waiting: u32,
     baselines: HashMap<Lane, BaselineLatency>,
     heard_baselines: HashMap<Lane, Duration>,
+    usual: UsualLatency,
     to_tell: VecDeque<Lane>,
     /// What the others have told last.
     shown: HashMap<(usize, usize), Shown>,
@@ -158,6 +160,7 @@ impl World {
                 waiting: 0,
                 baselines: HashMap::new(),
                 heard_baselines: HashMap::new(),
+                usual: UsualLatency::default(),
                 to_tell: VecDeque::new(),
                 shown: HashMap::new(),
                 limits_heard: HashMap::new(),
@@ -292,7 +295,7 @@ impl World {
         let in_flight = weir.under_way[s] + others;
         let baseline = weir.baselines.entry(job.client.lane).or_default();
         let alone = if self.storm.weirs == 1 { in_flight <= 1 } else { weir.paces[s].most_since(job.began) <= 1 };
-        let expected = baseline.record(now, took, Duration::ZERO, alone);
+        let expected = baseline.record_beside(&weir.usual, now, (took, Duration::ZERO), alone);
         if let Some(least) = weir.heard_baselines.get(&job.client.lane) {
             baseline.heard(*least);
         }
@@ -314,6 +317,7 @@ impl World {
         weir.heard_at.insert(message.from, now);
         for (lane, least) in &message.baselines {
             weir.heard_baselines.insert(*lane, *least);
+            weir.usual.heard(*least);
             if let Some(baseline) = weir.baselines.get_mut(lane) {
                 baseline.heard(*least);
             }

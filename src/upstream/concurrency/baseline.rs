@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use crate::lapse::Lapse;
+use crate::{lapse::Lapse, upstream::concurrency::usual::UsualLatency};
 
 /// Where the time that a handshake took is measured from. A handshake on a connection that was dialled before its
 /// client came is a round trip quicker, so it is a kind of its own, with its own baseline.
@@ -116,6 +116,28 @@ impl BaselineLatency {
     pub fn heard(&mut self, least: Duration) {
         if !self.is_of_one_alone {
             self.current = self.current.map(|own| own.min(least.max(own / MOST_SHORTER)));
+        }
+    }
+
+    /// The same as [`BaselineLatency::record`] for an account among others. While none of its handshakes has been
+    /// uncontended, it may take no longer than is `usual`.
+    pub fn record_beside(
+        &mut self,
+        usual: &UsualLatency,
+        now: Instant,
+        (took, late): (Duration, Duration),
+        uncontended: bool,
+    ) -> Duration {
+        let was_of_one_alone = self.is_of_one_alone;
+        let may_take = self.record(now, took, late, uncontended);
+        match self.measured_alone() {
+            None => usual.get().map_or(may_take, |usual| may_take.min(expected(usual, late))),
+            Some(least) => {
+                if !was_of_one_alone {
+                    usual.measured(least);
+                }
+                may_take
+            }
         }
     }
 

@@ -3,3 +3,4 @@
 pub mod baseline;
 pub mod limit;
 pub mod login_speed;
+pub mod usual;

@@ -107,7 +107,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        admission::quota::sources::SourceKey,
+        admission::quota::{logins::UsualLatencies, sources::SourceKey},
         upstream::{ServerId, concurrency::baseline::MeasuredFrom},
     };
 
@@ -131,12 +131,12 @@ mod tests {
         let here: Addresses =
             [(id(0), "a:1".to_owned()), (id(1), "b:1".to_owned()), (id(2), "c:1".to_owned())].into_iter().collect();
         let other: Addresses = [(id(7), "b:1".to_owned()), (id(9), "a:1".to_owned())].into_iter().collect();
-        let (mut old, mut new) = (Logins::default(), Logins::default());
+        let (mut old, mut new, usual) = (Logins::default(), Logins::default(), UsualLatencies::default());
         let from = (MeasuredFrom::Dial, Duration::ZERO);
         for n in 0..10_u32 {
             let server = id(n % 3);
             old.began(server, None::<SourceKey>);
-            old.succeeded(server, now + ms(10 * u64::from(n)), ms(20 + u64::from(n)), from, true);
+            old.succeeded(server, &usual, now + ms(10 * u64::from(n)), ms(20 + u64::from(n)), from, true);
             old.ended(server, None, false);
         }
         for _ in 0..6 {
@@ -157,7 +157,10 @@ mod tests {
         assert_eq!(old.measured_alone(MeasuredFrom::Dial), new.measured_alone(MeasuredFrom::Dial));
         let limit = |logins: &mut Logins, server| logins.at(server).own_limit.as_ref().map(|limit| limit.limit());
         assert_eq!(limit(&mut old, id(1)), limit(&mut new, id(7)));
-        let later = (old.succeeded(id(0), then, ms(70), from, false), new.succeeded(id(9), there, ms(70), from, false));
+        let later = (
+            old.succeeded(id(0), &usual, then, ms(70), from, false),
+            new.succeeded(id(9), &usual, there, ms(70), from, false),
+        );
         assert_eq!(later.0, later.1);
     }
 }

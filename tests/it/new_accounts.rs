@@ -1,0 +1,31 @@
+//! A storm of clients that are each of an account of their own, in front of a weir that has seen none of them.
+
+use weir_testkit::*;
+
+use crate::slow_server::PASSWORD;
+
+const CLIENTS: usize = 200;
+
+/// Each login is the first of its account, and takes as long as those beside it make it take. That shows all the same
+/// how many the server can do at a time: a few.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_storm_of_accounts_that_weir_has_not_seen_does_not_flood_the_server() {
+    nats::at_least(2, 12); // servers name the account
+    let account = |n| format!("A{n} {{ users: [{{user: u{n}, password: \"{PASSWORD}\"}}] }}\n");
+    let accounts: String = (0..CLIENTS).map(account).collect();
+    let cluster = Cluster::start(1, |one| one.default_timeouts().with(&format!("accounts {{ {accounts} }}"))).await;
+    let weir = WeirConfig::of(&cluster).default_settings().start().await;
+    let login = |n| Login::user(&format!("u{n}"), "p").lang("go");
+    let storm = Crowd::start_each(&weir.address, CLIENTS, Habit::NATS_GO, login);
+    let mut most = 0.0_f64;
+    weir.until("all are in", |now| {
+        most = most.max(now.sum("weir_handshake_limit"));
+        now.sum("weir_sessions_active") >= CLIENTS as f64
+    })
+    .await;
+    say(&format!("at most {most} logins at a time"));
+    assert!(most <= 32.0, "{most} logins at a time, each of which takes a core");
+    storm.settles_at(CLIENTS).await;
+    storm.end().await;
+    weir.assert_nothing_leaked().await;
+}
