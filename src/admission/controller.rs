@@ -335,15 +335,15 @@ impl<W: Waiter> Admission<W> {
         let named = named.filter(|named| **claimed.name() != **named).map(|named| self.accounts.of_name(named, now));
         let account = named.as_deref().unwrap_or(&claimed);
         let undisturbed = server.was_alone(now, took) && claimed.is_alone_at(server.id());
-        let (should_take, elsewhere) =
+        let (may_take, elsewhere) =
             account.logged_in(server.id(), &self.usual_latencies, now, took, (since, late), undisturbed);
         self.share_baseline(account, since);
-        claimed.login_measured(server.id(), now, took, should_take);
+        claimed.login_measured(server.id(), now, took, may_take.own);
         let login = ComparedLogin { took, under_way: pass.server.most_under_way(), elsewhere };
         if pass.server.is_overdue() {
             server.overdue_finished(now, login);
         } else {
-            server.handshake_finished(now, login, should_take);
+            server.handshake_finished(now, login, may_take.at_server);
         }
         self.finished.fetch_add(1, Relaxed);
         self.observed_login_ended(&mut pass.account, now);

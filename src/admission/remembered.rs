@@ -133,7 +133,7 @@ impl<W: Waiter> Admission<W> {
         }
         self.operators.recall(remembered.operators, then);
         self.kicked().recall(remembered.kicked, then);
-        self.accounts.recall(&remembered.accounts, &addresses, then);
+        self.accounts.recall(&remembered.accounts, &addresses, then, &self.usual_latencies);
         self.client_history.recall(remembered.clients, then);
         self.users_and_names.recall(remembered.tokens_of_users, remembered.tokens_of_names, then);
         self.sources.recall(remembered.tokens_of_sources, then);

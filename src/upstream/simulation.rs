@@ -191,8 +191,8 @@ impl World {
                 let mut new_account = BaselineLatency::default();
                 let baseline = if self.accounts_are_new { &mut new_account } else { &mut self.baseline };
                 let took_late = (took, Duration::ZERO);
-                let expected = baseline.record_beside(&self.usual, self.now, took_late, server.is_uncontended());
-                server.handshake_finished(self.now, ComparedLogin::uncompared(took), expected);
+                let may_take = baseline.record_beside(&self.usual, self.now, took_late, server.is_uncontended());
+                server.handshake_finished(self.now, ComparedLogin::uncompared(took), may_take.at_server);
                 job.slot.session_began();
                 real.sessions.push(job.slot);
             }

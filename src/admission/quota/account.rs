@@ -33,7 +33,11 @@ use crate::{
     fleet::lease::{allowance::Allowance, book::LeaseBook},
     identity::UNKNOWN_ACCOUNT,
     outcome::Refusal,
-    upstream::{ServerId, concurrency::baseline::MeasuredFrom, reconciled_count::ReconciledCount},
+    upstream::{
+        ServerId,
+        concurrency::baseline::{MayTake, MeasuredFrom},
+        reconciled_count::ReconciledCount,
+    },
 };
 
 mod handshake;
@@ -140,8 +144,8 @@ impl Account {
     }
 
     /// A login has ended on this server after it `took` so long; weir's own tasks ran `late` by so much meanwhile.
-    /// `undisturbed` says whether no other handshake was under way there. Returns how long such a login should take, by
-    /// what is `usual` while none of the account was undisturbed, and the least that the last ones of the account took on
+    /// `undisturbed` says whether no other handshake was under way there. Returns how long it may take, by what
+    /// is `usual` while none of the account was undisturbed, and the least that the last ones of the account took on
     /// other servers, where there were any lately.
     pub fn logged_in(
         &self,
@@ -151,13 +155,13 @@ impl Account {
         took: Duration,
         (since, late): (MeasuredFrom, Duration),
         undisturbed: bool,
-    ) -> (Duration, Option<Duration>) {
+    ) -> (MayTake, Option<Duration>) {
         let mut logins = self.logins();
         let takes = took.max(self.login_time().mul_f64(0.95) + took.mul_f64(0.05));
         self.login_time.store(u64::try_from(takes.as_nanos()).unwrap_or(u64::MAX), Relaxed);
-        let should_take = logins.succeeded(server, usual, now, took, (since, late), undisturbed);
+        let may_take = logins.succeeded(server, usual, now, took, (since, late), undisturbed);
         // Clients of whom no server has named the account are of many, and so are the kinds of their logins.
-        (should_take, if self.is_known() { logins.elsewhere(server, now) } else { None })
+        (may_take, if self.is_known() { logins.elsewhere(server, now) } else { None })
     }
 
     /// Whether it is an account at all, and not all those of whom no server has named it.

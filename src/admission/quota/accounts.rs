@@ -299,7 +299,7 @@ mod tests {
     use crate::{
         admission::{Quota, Rate, client::Claim, quota::logins::UsualLatencies},
         outcome::Refusal,
-        upstream::concurrency::baseline::MeasuredFrom,
+        upstream::{Addresses, concurrency::baseline::MeasuredFrom},
     };
 
     fn accounts() -> Accounts {
@@ -364,17 +364,33 @@ mod tests {
                 account
                     .account()
                     .logged_in(ServerId::from_raw(0), &usual, at, ms(300), (MeasuredFrom::Dial, ms(0)), true)
-                    .0,
+                    .0
+                    .own,
                 ms(450)
             );
             assert_eq!(
                 account
                     .account()
                     .logged_in(ServerId::from_raw(0), &usual, at, ms(100), (MeasuredFrom::Connect, ms(0)), true)
-                    .0,
+                    .0
+                    .own,
                 ms(150)
             );
         }
+    }
+
+    #[test]
+    fn another_process_knows_what_logins_usually_take() {
+        let (old, new, usual) = (accounts(), accounts(), [(); 2].map(|()| UsualLatencies::default()));
+        let (now, ms) = (Instant::now(), Duration::from_millis);
+        for (name, took, undisturbed) in [("A", 100, true), ("B", 30, false), ("C", 80, true)] {
+            let place = old.enter(&name.into(), Proof::Known, now).unwrap();
+            let (server, dial) = (ServerId::from_raw(0), (MeasuredFrom::Dial, ms(0)));
+            place.account().logged_in(server, &usual[0], now, ms(took), dial, undisturbed);
+        }
+        let nowhere = Addresses::default();
+        new.recall(&old.remembered(&nowhere, now), &nowhere, now, &usual[1]);
+        assert_eq!(usual.map(|usual| usual[MeasuredFrom::Dial as usize].get()), [Some(ms(80)); 2]);
     }
 
     #[test]

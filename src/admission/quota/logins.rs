@@ -24,7 +24,7 @@ use crate::{
     upstream::{
         ServerId,
         concurrency::{
-            baseline::{BaselineLatency, MeasuredFrom},
+            baseline::{BaselineLatency, MayTake, MeasuredFrom},
             limit::ConcurrencyLimit,
             usual::UsualLatency,
         },
@@ -187,7 +187,7 @@ impl Logins {
         took: Duration,
         (since, late): (MeasuredFrom, Duration),
         undisturbed: bool,
-    ) -> Duration {
+    ) -> MayTake {
         let at = self.at(server);
         (at.succeeded_at, at.took, at.hung_at) = (Some(now), took, None);
         self.baselines[since as usize].record_beside(&usual[since as usize], now, (took, late), undisturbed)
@@ -285,7 +285,7 @@ mod tests {
         logins.began(server, None);
         let expected =
             logins.succeeded(server, &UsualLatencies::default(), now, MS, (MeasuredFrom::Dial, Duration::ZERO), true);
-        logins.measured(server, now, MS, expected);
+        logins.measured(server, now, MS, expected.own);
         logins.ended(server, None, false);
     }
 
@@ -414,7 +414,7 @@ mod tests {
                     (MeasuredFrom::Dial, Duration::ZERO),
                     false,
                 );
-                logins.measured(ONE, at, 3000 * MS, expected);
+                logins.measured(ONE, at, 3000 * MS, expected.own);
                 logins.ended(ONE, None, true);
             }
             assert!(under_way >= 4, "{under_way} in round {round}");

@@ -295,7 +295,7 @@ impl World {
         let in_flight = weir.under_way[s] + others;
         let baseline = weir.baselines.entry(job.client.lane).or_default();
         let alone = if self.storm.weirs == 1 { in_flight <= 1 } else { weir.paces[s].most_since(job.began) <= 1 };
-        let expected = baseline.record_beside(&weir.usual, now, (took, Duration::ZERO), alone);
+        let expected = baseline.record_beside(&weir.usual, now, (took, Duration::ZERO), alone).at_server;
         if let Some(least) = weir.heard_baselines.get(&job.client.lane) {
             baseline.heard(*least);
         }

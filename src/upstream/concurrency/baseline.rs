@@ -55,6 +55,15 @@ pub struct RememberedBaseline {
     is_of_one_alone: bool,
 }
 
+/// How long a handshake may take before it counts as one that had to wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MayTake {
+    /// For those of its account beside it.
+    pub own: Duration,
+    /// For all others on its server.
+    pub at_server: Duration,
+}
+
 /// A handshake may take this many times its baseline.
 const TOLERANCE_FACTOR: f64 = 1.5;
 /// A handshake may take at least this much longer than its baseline: a smaller difference is noise, not waiting.
@@ -119,26 +128,28 @@ impl BaselineLatency {
         }
     }
 
-    /// The same as [`BaselineLatency::record`] for an account among others. While none of its handshakes has been
-    /// uncontended, it may take no longer than is `usual`.
+    /// The same as [`BaselineLatency::record`] for an account among others, of which one may take what is `usual` while
+    /// none of its own has been uncontended.
     pub fn record_beside(
         &mut self,
         usual: &UsualLatency,
         now: Instant,
         (took, late): (Duration, Duration),
         uncontended: bool,
-    ) -> Duration {
+    ) -> MayTake {
         let was_of_one_alone = self.is_of_one_alone;
-        let may_take = self.record(now, took, late, uncontended);
-        match self.measured_alone() {
-            None => usual.get().map_or(may_take, |usual| may_take.min(expected(usual, late))),
+        let own = self.record(now, took, late, uncontended);
+        let at_server = match self.measured_alone() {
+            // Where nothing is known of any account, it says nothing of how much longer one may take.
+            None => own.min(usual.get().map_or(took, |usual| expected(usual, late))),
             Some(least) => {
                 if !was_of_one_alone {
                     usual.measured(least);
                 }
-                may_take
+                own
             }
-        }
+        };
+        MayTake { own, at_server }
     }
 
     /// Records that a handshake `took` this long while weir's own tasks ran `late` by this much, and returns how long

@@ -4,8 +4,11 @@ use std::{cmp::Reverse, sync::Arc, time::Instant};
 
 use super::Accounts;
 use crate::{
-    admission::quota::account::{Account, remembered::RememberedAccount},
-    upstream::Addresses,
+    admission::quota::{
+        account::{Account, remembered::RememberedAccount},
+        logins::UsualLatencies,
+    },
+    upstream::{Addresses, concurrency::baseline::MeasuredFrom},
 };
 
 /// The most accounts that are written down, those that were used last first.
@@ -33,14 +36,21 @@ impl Accounts {
         all.iter().map(remembered).collect()
     }
 
-    /// Recalls what another process knew of them at `then`. One that nobody uses here is forgotten as any other.
-    pub fn recall(&self, remembered: &[RememberedAccount], servers: &Addresses, then: Instant) {
+    /// Recalls what another process knew of them at `then`, and what is `usual` by that. One that nobody uses here is
+    /// forgotten as any other.
+    pub fn recall(&self, remembered: &[RememberedAccount], servers: &Addresses, then: Instant, usual: &UsualLatencies) {
         for one in remembered.iter().take(MOST_REMEMBERED) {
             let name = Arc::from(one.name.as_str());
             self.with(&name, then, |account| {
                 // Beyond the most accounts it is the one of all those whose account no server has named.
                 if **account.name() == *one.name {
                     account.recall(one, servers, then);
+                    for since in [MeasuredFrom::Dial, MeasuredFrom::Connect, MeasuredFrom::WebSocketDial] {
+                        account
+                            .measured_alone(since)
+                            .into_iter()
+                            .for_each(|least| usual[since as usize].measured(least));
+                    }
                 }
             });
         }
