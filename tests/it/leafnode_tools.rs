@@ -183,8 +183,8 @@ fn at<'a>(hubs: &'a [Hub], leaf: &Value) -> &'a Hub {
     hubs.iter().find(|hub| leaf["name"] == hub.server.name.as_str()).unwrap_or_else(|| panic!("{leaf}"))
 }
 
-/// A storm of clients whose logins cost the hub much, from many sources, and some leafnodes in its midst, from one: they
-/// are in long before each source has had a turn.
+/// A storm of clients whose logins cost the hub much, from many sources, and some leafnodes in its midst, from one:
+/// these are in long before each source has had a turn.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn leafnodes_go_before_clients_that_wait() {
     const CLIENTS: usize = 400;
