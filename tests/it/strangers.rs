@@ -2,6 +2,7 @@
 //! address all get in beside it.
 
 use std::{
+    net::Ipv4Addr,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -13,7 +14,6 @@ use nkeys::KeyPair;
 use rustls::ClientConfig;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpSocket, TcpStream},
     task::JoinSet,
 };
 use weir_testkit::{
@@ -24,17 +24,11 @@ use weir_testkit::{
 
 const STRANGERS: usize = 100;
 const CLIENTS: usize = 20;
-const THEIR_ADDRESS: &str = "127.0.0.2";
+const THEIR_ADDRESS: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 /// What Go, Java and C allow from TCP connect to PONG.
 const TWO_SECONDS: Duration = Duration::from_secs(2);
 /// A ClientHello whose record says that 512 bytes follow, and its first byte.
 const HALF_A_HELLO: &[u8] = &[22, 3, 1, 2, 0, 1];
-
-async fn connect_from(source: &str, address: &str) -> std::io::Result<TcpStream> {
-    let socket = TcpSocket::new_v4()?;
-    socket.bind(format!("{source}:0").parse().expect("an address"))?;
-    socket.connect(address.parse().expect("an address")).await
-}
 
 /// Connections from one address, each of which says `words` and waits for its end, and is opened again then.
 struct Strangers {

@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use rustls::ClientConfig;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
+use weir_testkit::connect_from;
 use weir_testkit::tls::TlsClient;
 use weir_testkit::websocket::{BINARY, CLOSE, OpCode, frame, request};
 
@@ -55,10 +56,8 @@ pub struct Wire {
 impl Wire {
     /// Connects from this loopback address and waits for INFO.
     pub async fn open(target: &Target, from: Ipv4Addr) -> Self {
-        let socket = TcpSocket::new_v4().expect("a socket");
-        socket.bind((from, 0).into()).expect("a loopback address");
-        let address = target.address.parse().expect("an address");
-        let stream = timeout(MUST_COME, socket.connect(address)).await.expect("in time").expect("a connection");
+        let connected = timeout(MUST_COME, connect_from(from, &target.address)).await;
+        let stream = connected.expect("in time").expect("a connection");
         stream.set_nodelay(true).expect("nodelay");
         timeout(MUST_COME, Self::over(stream, &target.transport, from)).await.expect("in time").expect("a handshake")
     }

@@ -193,8 +193,8 @@ pub struct RawClient {
     pub errors: Vec<String>,
 }
 
-async fn connect_from(source: Option<Ipv4Addr>, address: &str) -> io::Result<TcpStream> {
-    let Some(source) = source else { return TcpStream::connect(address).await };
+/// Connects from an address of this machine's own.
+pub async fn connect_from(source: Ipv4Addr, address: &str) -> io::Result<TcpStream> {
     let socket = TcpSocket::new_v4()?;
     socket.bind((source, 0).into())?;
     socket.connect(address.parse().map_err(io::Error::other)?).await
@@ -230,7 +230,13 @@ impl RawClient {
 
     /// The same through a load balancer that sends `header` first.
     pub async fn attempt_behind(header: &[u8], address: &str, login: &Login, deadline: Duration) -> Attempt {
-        let dialled = match timeout(deadline, connect_from(login.source, address)).await {
+        let dial = async {
+            match login.source {
+                Some(source) => connect_from(source, address).await,
+                None => TcpStream::connect(address).await,
+            }
+        };
+        let dialled = match timeout(deadline, dial).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(_)) => return Attempt::Ended(End::Reset),
             Err(_) => return Attempt::Ended(End::StillOpen),

@@ -32,7 +32,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-pub use client::{Attempt, Login, RawClient};
+pub use client::{Attempt, Login, RawClient, connect_from};
 pub use cluster::Cluster;
 pub use crowd::{Crowd, Habit};
 pub use fleet::Fleet;
