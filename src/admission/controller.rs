@@ -121,6 +121,7 @@ pub struct Admission<W> {
     pub(super) queued: AtomicUsize,
     pub(super) reserved: Arc<Limit>,
     pub(super) answered_later: Arc<Limit>,
+    /// What logins take, for accounts of which none was ever alone on its server.
     pub(super) usual_latencies: UsualLatencies,
     /// Handshakes that ended with PONG, in all.
     pub(super) finished: AtomicU64,

@@ -11,12 +11,12 @@ use crate::{
         queue::{Queue, waiting::Waiter},
         quota::account::{Account, AccountSlot},
     },
-    fleet::{beat::Beat, member::MemberId},
+    fleet::{
+        beat::{Beat, NextBeat},
+        member::MemberId,
+    },
     upstream::{NextClient, concurrency::baseline::MeasuredFrom},
 };
-
-/// So many baselines of one beat count.
-const MOST_HEARD: usize = 16;
 
 /// Whether nobody here knows how long a login of this account takes.
 fn is_new(account: &Account) -> bool {
@@ -74,9 +74,7 @@ impl<W: Waiter> Admission<W> {
     pub fn hear_pace(&self, now: Instant, beat: &Beat) {
         self.hear_rates(beat);
         let usual = &self.usual_latencies[MeasuredFrom::Dial as usize];
-        for (_, micros) in beat.next.iter().flat_map(|next| &next.logins).take(MOST_HEARD) {
-            usual.heard(Duration::from_micros((*micros).into()));
-        }
+        beat.next.iter().flat_map(NextBeat::baselines).for_each(|(_, least)| usual.heard(least));
         let turns = self.servers.hear_pace(now, beat);
         if turns.is_empty() || self.queued() == 0 {
             return;

@@ -4,7 +4,7 @@
 //! neighbouring versions share a fleet; [`Beat::v`] changes only where that is not enough. Whoever may publish in the
 //! account can forge a beat: it is bounded, and nothing in it is more than a hint (shares, placement).
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -118,6 +118,16 @@ pub struct NextBeat {
     /// The least that a login takes, in microseconds, of accounts that the weir has measured lately.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub logins: BTreeMap<Key, u32>,
+}
+
+/// The most baselines of a beat.
+pub const MOST_BASELINES: usize = 16;
+
+impl NextBeat {
+    /// The least that a login takes, by account. Of a beat that tells more than it may, no more count.
+    pub fn baselines(&self) -> impl Iterator<Item = (Key, Duration)> {
+        self.logins.iter().take(MOST_BASELINES).map(|(key, micros)| (*key, Duration::from_micros((*micros).into())))
+    }
 }
 
 impl Default for NextBeat {

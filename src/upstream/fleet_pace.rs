@@ -10,7 +10,7 @@ use std::{
 use crate::{
     fleet::{
         Fleet,
-        beat::{Beat, NextBeat, PaceBeat},
+        beat::{Beat, MOST_BASELINES, NextBeat, PaceBeat},
         key::{Key, Kind},
         member::MemberId,
         pace::{InUse, Round, Waiting},
@@ -20,8 +20,6 @@ use crate::{
 
 /// The most accounts of which baselines and names are remembered.
 const MOST_ACCOUNTS: usize = 1024;
-/// The most baselines of a beat.
-const MOST_TOLD: usize = 16;
 
 /// The client whose turn is next, or that is about to get one.
 #[derive(Debug, Clone)]
@@ -122,7 +120,7 @@ impl FleetPace {
             && state.baselines.get(&key) != Some(&measured)
         {
             bounded(&mut state.baselines).insert(key, measured);
-            if state.to_tell.len() < MOST_TOLD {
+            if state.to_tell.len() < MOST_BASELINES {
                 state.to_tell.insert(key, measured);
             }
         }
@@ -201,14 +199,13 @@ impl Servers {
     /// Another weir has told what it has. Returns the lanes of which it has had a turn.
     pub fn hear_pace(&self, now: Instant, beat: &Beat) -> Vec<Arc<str>> {
         let (Some(fleet), Some(next)) = (self.fleet.get(), &beat.next) else { return Vec::new() };
-        let NextBeat { clients, lanes, priority, lane, lane_turn, logins } = next;
+        let NextBeat { clients, lanes, priority, lane, lane_turn, .. } = next;
         let (clients, lanes, has_priority) = (*clients, *lanes, *priority);
         let waiting = Waiting { clients, lanes, has_priority, lane: *lane, lane_turn: *lane_turn };
         {
             let mut state = fleet.state();
-            for (key, micros) in logins.iter().take(MOST_TOLD) {
-                let least = Duration::from_micros((*micros).into());
-                bounded(&mut state.baselines).insert(*key, least);
+            for (key, least) in next.baselines() {
+                bounded(&mut state.baselines).insert(key, least);
             }
         }
         let mut turns = Vec::new();

@@ -46,7 +46,7 @@ const LONG: Duration = Duration::from_secs(1);
 const TELL_AGAIN: Duration = Duration::from_secs(60);
 
 /// What logins of accounts that are not known yet usually take, by what they count from.
-pub type UsualLatencies = [UsualLatency; 3];
+pub type UsualLatencies = [UsualLatency; MeasuredFrom::ALL.len()];
 
 /// The logins of one account on one server.
 #[derive(Debug, Default)]
@@ -110,7 +110,7 @@ pub struct Unanswered {
 #[derive(Debug, Default)]
 pub struct Logins {
     /// The least that a login takes, by what it counts from.
-    baselines: [BaselineLatency; 3],
+    baselines: [BaselineLatency; MeasuredFrom::ALL.len()],
     /// The servers on which it has had some.
     at: Vec<(ServerId, AtServer)>,
     told_at: Option<Instant>,

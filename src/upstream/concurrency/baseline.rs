@@ -23,6 +23,10 @@ pub enum MeasuredFrom {
     WebSocketDial,
 }
 
+impl MeasuredFrom {
+    pub const ALL: [Self; 3] = [Self::Dial, Self::Connect, Self::WebSocketDial];
+}
+
 /// Uncontended handshakes in a row that took longer than expected.
 #[derive(Debug, Clone, Copy)]
 struct SlowStreak {
@@ -58,9 +62,9 @@ pub struct RememberedBaseline {
 /// How long a handshake may take before it counts as one that had to wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MayTake {
-    /// For those of its account beside it.
+    /// By the handshakes of its account: for a limit of that account's own.
     pub own: Duration,
-    /// For all others on its server.
+    /// Also by those of other accounts, while its own has no uncontended one: for the limit of its server.
     pub at_server: Duration,
 }
 
@@ -128,8 +132,8 @@ impl BaselineLatency {
         }
     }
 
-    /// The same as [`BaselineLatency::record`] for an account among others, of which one may take what is `usual` while
-    /// none of its own has been uncontended.
+    /// As [`BaselineLatency::record`], for an account among others: while none of its handshakes has been uncontended,
+    /// one counts as waiting at its server where it takes longer than is `usual`.
     pub fn record_beside(
         &mut self,
         usual: &UsualLatency,
@@ -140,7 +144,7 @@ impl BaselineLatency {
         let was_of_one_alone = self.is_of_one_alone;
         let own = self.record(now, took, late, uncontended);
         let at_server = match self.measured_alone() {
-            // Where nothing is known of any account, it says nothing of how much longer one may take.
+            // Where no account has been measured, what this one took shows no waiting, and no room for more either.
             None => own.min(usual.get().map_or(took, |usual| expected(usual, late))),
             Some(least) => {
                 if !was_of_one_alone {

@@ -45,11 +45,9 @@ impl Accounts {
                 // Beyond the most accounts it is the one of all those whose account no server has named.
                 if **account.name() == *one.name {
                     account.recall(one, servers, then);
-                    for since in [MeasuredFrom::Dial, MeasuredFrom::Connect, MeasuredFrom::WebSocketDial] {
-                        account
-                            .measured_alone(since)
-                            .into_iter()
-                            .for_each(|least| usual[since as usize].measured(least));
+                    for since in MeasuredFrom::ALL {
+                        let least = account.measured_alone(since);
+                        least.into_iter().for_each(|least| usual[since as usize].measured(least));
                     }
                 }
             });
