@@ -48,7 +48,8 @@ pub struct Sleep {
     until: Instant,
     /// The entry in the timer, once there is one.
     key: Option<Key>,
-    /// The next poll is ready when `until` has passed. Else a tick finds that out, and no poll looks at the clock.
+    /// A poll without an entry reads the clock, and is ready where `until` has passed. The first poll of a deadline
+    /// does not read it: the next tick does.
     looks_first: bool,
 }
 

@@ -22,7 +22,7 @@ pub struct Wheel<T> {
     /// First the ends of the list of each slot, then one for each of `entries`.
     links: Vec<Link>,
     entries: Vec<Entry<T>>,
-    /// The first of the free entries, which are linked by `next`; itself where there is none.
+    /// The first of the free entries, which are linked by `next`; [`NOBODY`] where there is none.
     free: u32,
     in_use: usize,
 }
@@ -60,7 +60,7 @@ const NOBODY: u32 = u32::MAX;
     reason = "places come from the wheel itself; a link for each slot and each entry; memory ends long before 2^32"
 )]
 impl<T> Wheel<T> {
-    /// No entry may be due before `now`.
+    /// An entry whose time lies before `now` comes at the next look.
     pub fn new(now: Instant) -> Self {
         let links = (0..SLOTS).map(|slot| Link { next: slot, previous: slot }).collect();
         Self { origin: now, looked_at: 0, links, entries: Vec::new(), free: NOBODY, in_use: 0 }

@@ -24,8 +24,8 @@
 //!
 //! In a fleet the limit is that of all weirs together: each takes in what the handshakes of the others have shown
 //! ([`ConcurrencyLimit::heard`]) as if they were its own, and all limits drift to their mean, so that they stay one. A
-//! window makes the limit no higher than it would where it began: a limit that has followed the others meanwhile would
-//! else grow twice by the same handshakes.
+//! window grows the limit that was in force when it began: a limit that has followed the others meanwhile would else
+//! grow twice by the same handshakes.
 //!
 //! The gradient is that of Netflix' concurrency-limits and of Envoy's adaptive concurrency filter, with a baseline of
 //! its own for each kind of login, since a slow kind is not a slow server.
