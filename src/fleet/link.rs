@@ -33,6 +33,15 @@ pub enum Counted {
     Seen,
 }
 
+/// The numbers of this weir's own beats.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OwnBeats {
+    /// The last one that was begun.
+    pub begun: u64,
+    /// The last one that the servers have brought back. What others published before it has mostly come as well.
+    pub came_back: u64,
+}
+
 /// The state of the connection.
 #[derive(Debug, Default)]
 pub struct LinkState {
@@ -41,6 +50,8 @@ pub struct LinkState {
     counts: [AtomicU64; Counted::COUNT],
     bytes: [AtomicU64; 2],
     bucket: Mutex<BucketState>,
+    begun: AtomicU64,
+    came_back: AtomicU64,
     beats: Wake,
     leases: Wake,
 }
@@ -87,6 +98,20 @@ impl LinkState {
     /// Bytes published, and bytes heard.
     pub fn bytes(&self) -> [u64; 2] {
         [self.bytes[0].load(Relaxed), self.bytes[1].load(Relaxed)]
+    }
+
+    /// This weir's beat with this number is made from now on: it tells what the weir has from here on, and no earlier.
+    pub fn begin_beat(&self, n: u64) {
+        self.begun.store(n, Relaxed);
+    }
+
+    /// A beat of this weir has come back. A number that is made up counts no more than the last one.
+    pub fn beat_came_back(&self, n: u64) {
+        self.came_back.fetch_max(n.min(self.begun.load(Relaxed)), Relaxed);
+    }
+
+    pub fn own_beats(&self) -> OwnBeats {
+        OwnBeats { begun: self.begun.load(Relaxed), came_back: self.came_back.load(Relaxed) }
     }
 
     /// Whether leases are in force from now on, and why not. Returns whether that is a change, or the first word.
@@ -176,6 +201,18 @@ mod tests {
         assert!(state.set_bucket(None, later(3)) && !state.set_bucket(None, later(4)));
         assert_eq!((state.bucket().since, state.has_bucket()), (Some(later(3)), true));
         assert!(state.set_bucket(Some("gone".to_owned()), later(5)));
+    }
+
+    #[test]
+    fn no_beat_comes_back_that_was_not_begun() {
+        let state = LinkState::default();
+        state.begin_beat(7);
+        let last_back = |n| {
+            state.beat_came_back(n);
+            state.own_beats().came_back
+        };
+        assert_eq!([last_back(5), last_back(4), last_back(1 << 40)], [5, 5, 7]);
+        assert_eq!(state.own_beats().begun, 7);
     }
 
     #[test]

@@ -24,6 +24,11 @@
 //! The first of all, by its account, has the place of a login that has ended, also where one more was under way than
 //! the limit: the others may go by a higher one, and would take the place.
 //!
+//! A storm comes to all weirs at about the same moment, when none knows yet what the others have, and each would take
+//! what it finds free. So a weir has an equal part of the limit at once, and goes beyond it in steps: by one login, by
+//! two, by four and so on. A step is taken once a beat that tells of the step before has come back to the weir from its
+//! server, and after [`STEP`] at least: what others tell has come meanwhile, and busy servers take longer with both.
+//!
 //! A weir with its turn goes on for [`TURN`], unless a client of another account has to wait for it.
 
 use std::{
@@ -31,10 +36,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::fleet::{key::Key, member::MemberId};
+use crate::fleet::{key::Key, link::OwnBeats, member::MemberId};
 
 /// How long the second in the order of turns waits for the first. More than a beat takes from one weir to another.
 const STEP: Duration = Duration::from_millis(8);
+/// A beat of this weir that has not come back for so long is waited for no longer.
+const COMES_BACK_WITHIN: Duration = Duration::from_millis(250);
 /// How long a weir goes on with its turn. Logins that take longer than this get a turn each.
 const TURN: Duration = Duration::from_millis(50);
 /// Logins that take less are over before other weirs have heard of them.
@@ -183,6 +190,7 @@ pub struct Own {
     pub waiting: Waiting,
     /// Nobody knows how long logins of the next client's account take.
     pub is_new: bool,
+    pub beats: OwnBeats,
 }
 
 /// How weirs share one server, as one of them sees it.
@@ -199,6 +207,10 @@ pub struct SharedPace {
     free: (u32, Option<Instant>),
     /// This weir's share by the last look.
     share: f64,
+    /// How many logins beyond an equal part of the limit this weir may have under way.
+    beyond: u32,
+    /// Since when it has as many as it may, and the number of the beat that tells so.
+    full: Option<(Instant, u64)>,
     /// Since when clients wait here without a turn.
     waits_since: Option<Instant>,
     /// Logins under way, all weirs together, when the next client here became the first of all that wait.
@@ -234,6 +246,8 @@ impl SharedPace {
             keeps_until: None,
             free: (0, None),
             share: 0.0,
+            beyond: 0,
+            full: None,
             waits_since: None,
             when_first: None,
             most: VecDeque::new(),
@@ -322,6 +336,30 @@ impl SharedPace {
     /// How many logins this weir may have under way. To be asked again when a peer is heard of, when a login begins or
     /// ends, and then.
     pub fn allowance(&mut self, now: Instant, round: &Round, own: Own) -> Allowance {
+        let allowed = self.by_what_is_heard(now, round, own);
+        let part = own.limit.div_ceil(self.peers.len() as u32 + 1);
+        let is_quick = own.login.is_some_and(|login| login < QUICK_LOGIN);
+        if is_quick || own.under_way.saturating_add(own.waiting.clients.max(1)) <= part {
+            (self.beyond, self.full) = (0, None);
+            return allowed;
+        }
+        let mut at_once = part.saturating_add(self.beyond);
+        if own.under_way < at_once || allowed.logins <= at_once {
+            return Allowance { logins: allowed.logins.min(at_once), ..allowed };
+        }
+        let (since, beat) = *self.full.get_or_insert((now, own.beats.begun + 1));
+        let next_step = since + if own.beats.came_back < beat { COMES_BACK_WITHIN } else { STEP };
+        if now < next_step {
+            return Allowance { logins: own.under_way, look_again: Some(next_step) };
+        }
+        self.full = None;
+        self.beyond = (self.beyond * 2).clamp(1, own.limit);
+        at_once = part.saturating_add(self.beyond);
+        Allowance { logins: allowed.logins.min(at_once), ..allowed }
+    }
+
+    /// The same by what the others have told so far.
+    fn by_what_is_heard(&mut self, now: Instant, round: &Round, own: Own) -> Allowance {
         let all_of = |logins: u32| Allowance { logins, look_again: None };
         if !self.is_shared() && (!own.is_new || self.peers.is_empty()) {
             self.share = own.limit.into();
@@ -441,6 +479,9 @@ impl SharedPace {
             |peer: &Peer| peer.waiting.clients > 0 && !peer.has_missed && peer.lane_order(round, mine) < mine;
         let keeps = goes_on && !self.peers.iter().any(must_wait);
         self.keeps_until = keeps.then(|| now + KEPT_FOR);
+        if waiting.clients == 0 {
+            (self.beyond, self.full) = (0, None);
+        }
     }
 }
 

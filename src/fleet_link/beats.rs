@@ -105,6 +105,7 @@ impl FleetLink {
 
 /// What would be the next beat, with all accounts in use.
 pub(super) fn next_in_full(link: &FleetLink, shared: &Shared) -> Beat {
+    link.fleet.link().begin_beat(link.told().n + 1);
     let mut beat = gather(link, shared);
     beat.accounts = shared.admission.accounts().told(MOST_TOLD).into_iter().collect();
     let told = link.told();

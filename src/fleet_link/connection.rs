@@ -57,8 +57,6 @@ impl Connection {
             .name("weir fleet")
             // Only to the configured servers, like clients that come through weir.
             .ignore_discovered_servers()
-            // A weir knows what it holds itself.
-            .no_echo()
             // Whoever may use the subjects of the fleet may hear the answers: the login needs no other permission.
             .custom_inbox_prefix(subjects.inboxes())
             .retry_on_initial_connect()

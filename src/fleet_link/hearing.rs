@@ -13,6 +13,7 @@ use tracing::{info, warn};
 use crate::{
     dispatch,
     fleet::{
+        Fleet,
         beat::{Beat, Bye},
         key::Kind,
         lease::{Holder, LeaseKey},
@@ -100,8 +101,15 @@ struct Hearing<'l> {
 impl Hearing<'_> {
     fn beat(&mut self, message: &Message) {
         let fleet = &self.link.fleet;
+        let decoded = Beat::decode(&message.payload);
+        if let Ok(beat) = &decoded
+            && is_own(fleet, beat)
+        {
+            fleet.link().beat_came_back(beat.n);
+            return dispatch::run_now(&self.shared.admission);
+        }
         fleet.link().heard(message.payload.len());
-        match Beat::decode(&message.payload) {
+        match decoded {
             Ok(beat) => match take_in(self.link, self.shared, beat) {
                 Ok(()) => fleet.link().count(Counted::BeatHeard),
                 Err(Ignored::Old) => {}
@@ -141,6 +149,11 @@ impl Hearing<'_> {
     }
 }
 
+/// Whether it is of this weir: also of the process from which this one has taken over, or of that which has taken over.
+fn is_own(fleet: &Fleet, beat: &Beat) -> bool {
+    beat.id == *fleet.id() && beat.run == fleet.run()
+}
+
 /// Takes in what a beat says.
 fn take_in(link: &FleetLink, shared: &Shared, beat: Beat) -> Result<(), Ignored> {
     take_in_of(link, shared, beat, timer::now())
@@ -149,8 +162,7 @@ fn take_in(link: &FleetLink, shared: &Shared, beat: Beat) -> Result<(), Ignored>
 /// The same of a beat that came then.
 pub(super) fn take_in_of(link: &FleetLink, shared: &Shared, beat: Beat, now: Instant) -> Result<(), Ignored> {
     let fleet = &link.fleet;
-    if beat.id == *fleet.id() && beat.run == fleet.run() {
-        // Of the process from which this one has taken over, or of that which has taken over.
+    if is_own(fleet, &beat) {
         return Err(Ignored::Old);
     }
     let holder = Holder::new(&beat.id, beat.run);

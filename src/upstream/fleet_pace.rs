@@ -12,6 +12,7 @@ use crate::{
         Fleet,
         beat::{Beat, MOST_BASELINES, NextBeat, PaceBeat},
         key::{Key, Kind},
+        link::OwnBeats,
         member::MemberId,
         pace::{InUse, Round, Waiting},
     },
@@ -79,6 +80,11 @@ impl FleetPace {
     /// What this weir is called.
     pub fn id(&self) -> &MemberId {
         self.fleet.id()
+    }
+
+    /// The numbers of this weir's own beats.
+    pub(super) fn own_beats(&self) -> OwnBeats {
+        self.fleet.link().own_beats()
     }
 
     /// Whoever holds this asks for no other lock.

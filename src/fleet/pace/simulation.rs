@@ -3,6 +3,7 @@
 //! servers have under way, and how long a client of a quiet account waits. `WEIR_SIM_SEED=n` replays one history.
 
 mod figures;
+mod second_storm;
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -12,6 +13,7 @@ use std::{
 use crate::{
     fleet::{
         key::{Keys, Kind},
+        link::OwnBeats,
         member::MemberId,
         pace::{InUse, Lane, Own, Round, SharedPace, Waiting},
     },
@@ -63,6 +65,7 @@ struct Storm {
 #[derive(Clone)]
 struct Message {
     from: usize,
+    n: u64,
     in_use: Vec<(InUse, Shown, f64)>,
     /// Baselines of the accounts whose logins ended last.
     baselines: Vec<(Lane, Duration)>,
@@ -93,6 +96,7 @@ struct Weir {
     limits_heard: HashMap<(usize, usize), f64>,
     heard_at: HashMap<usize, Instant>,
     told: Option<(Instant, Vec<InUse>, Waiting)>,
+    beats: OwnBeats,
     next_beat: Instant,
     look_at: Option<Instant>,
     may_take: bool,
@@ -166,6 +170,7 @@ impl World {
                 limits_heard: HashMap::new(),
                 heard_at: HashMap::new(),
                 told: None,
+                beats: OwnBeats { begun: 0, came_back: 0 },
                 next_beat: now + MS * rng.u32(0..250),
                 look_at: None,
                 may_take: false,
@@ -234,6 +239,7 @@ impl World {
             login: weir.limits[s].mean_time(),
             under_way: weir.under_way[s],
             waiting: Self::waiting(weir),
+            beats: weir.beats,
             is_new: weir.lanes.front().is_some_and(|(lane, _)| {
                 !weir.heard_baselines.contains_key(lane) && !weir.baselines.contains_key(lane)
             }),
@@ -312,6 +318,11 @@ impl World {
     }
 
     fn hear(&mut self, w: usize, message: Message) {
+        if message.from == w {
+            let came_back = &mut self.weirs[w].beats.came_back;
+            *came_back = message.n.max(*came_back);
+            return self.dispatch(w);
+        }
         let (now, from) = (self.now, self.weirs[message.from].id.clone());
         let weir = &mut self.weirs[w];
         weir.heard_at.insert(message.from, now);
@@ -368,14 +379,15 @@ impl World {
         });
         let baselines =
             weir.to_tell.iter().filter_map(|lane| Some((*lane, weir.baselines[lane].measured_alone()?))).collect();
-        let message = Message { from: w, in_use: shown, baselines, waiting, next: next.flatten() };
         let weir = &mut self.weirs[w];
+        weir.beats.begun += 1;
+        let message = Message { from: w, n: weir.beats.begun, in_use: shown, baselines, waiting, next: next.flatten() };
         weir.told = Some((now, in_use, waiting));
         weir.to_tell.clear();
         weir.next_beat = now + Duration::from_millis(250).mul_f64(0.8 + 0.4 * self.rng.f64());
         self.sent += 1;
         for to in 0..storm.weirs {
-            if to != w && self.weirs[to].up && self.rng.f64() >= storm.loss {
+            if self.weirs[to].up && self.rng.f64() >= storm.loss {
                 // Most are quick.
                 let late = Duration::from_micros(200) + 5 * MS.mul_f64(self.rng.f64().powi(3));
                 self.net.insert((now + late, self.rng.u64(..)), (to, message.clone()));

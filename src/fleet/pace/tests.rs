@@ -16,7 +16,8 @@ fn lane(name: &str) -> Lane {
 }
 
 fn own(limit: u32, under_way: u32, waiting: Waiting) -> Own {
-    Own { limit, login: Some(100 * MS), under_way, waiting, is_new: false }
+    let beats = OwnBeats { begun: 0, came_back: 1 };
+    Own { limit, login: Some(100 * MS), under_way, waiting, is_new: false, beats }
 }
 
 fn waits(clients: u32, account: &str, lane_turn: u64) -> Waiting {
@@ -51,6 +52,58 @@ fn the_first_in_the_order_of_turns_begins_and_the_next_one_waits_for_it() {
     assert_eq!(pace.allowance(at, &round, own(2, 0, waits(5, "A", 9))).logins, 1, "and did not take theirs");
     pace.heard(at, &id("c"), (uses(1, 10), waits(4, "A", 10)), 0);
     assert_eq!(pace.allowance(at, &round, own(2, 0, waits(5, "A", 9))).logins, 0, "one did after all");
+}
+
+/// A weir with two others that have nothing.
+fn one_of_three(now: Instant) -> SharedPace {
+    let mut pace = SharedPace::new(id("a"));
+    for other in ["b", "c"] {
+        pace.heard(now, &id(other), (uses(0, 0), Waiting::NOBODY), 0);
+    }
+    pace
+}
+
+#[test]
+fn a_weir_goes_beyond_an_equal_part_in_steps_once_its_beats_have_come_back() {
+    let (start, round) = (Instant::now(), Round::default());
+    let mut pace = one_of_three(start);
+    let mut may_have = |ms: u32, under_way, beats: (u64, u64)| {
+        let beats = OwnBeats { begun: beats.0, came_back: beats.1 };
+        pace.allowance(start + MS * ms, &round, Own { beats, ..own(12, under_way, waits(50, "A", 0)) }).logins
+    };
+    assert_eq!([may_have(0, 0, (4, 4)), may_have(0, 3, (4, 4))], [4, 4], "an equal part of 12");
+    assert_eq!([may_have(0, 4, (4, 4)), may_have(20, 4, (9, 4))], [4, 4], "no beat that tells of four is back");
+    assert_eq!([may_have(20, 4, (9, 5)), may_have(21, 5, (9, 9))], [5, 5], "one more");
+    assert_eq!([may_have(28, 5, (10, 10)), may_have(29, 5, (10, 10))], [5, 6], "two more, after a step");
+    assert_eq!([may_have(29, 6, (10, 10)), may_have(278, 6, (10, 10)), may_have(279, 6, (10, 10))], [6, 6, 8], "lost");
+    assert_eq!([may_have(280, 8, (10, 10)), may_have(290, 8, (11, 11))], [8, 12], "no more than the limit");
+    assert_eq!(may_have(291, 11, (11, 11)), 12, "it keeps what it has reached");
+}
+
+#[test]
+fn each_storm_begins_with_an_equal_part() {
+    let (now, round) = (Instant::now(), Round::default());
+    let mut pace = one_of_three(now);
+    let storm = |under_way| own(12, under_way, waits(50, "A", 0));
+    assert_eq!(pace.allowance(now, &round, storm(4)).look_again, Some(now + STEP));
+    assert_eq!(pace.allowance(now + STEP, &round, storm(4)).logins, 5);
+    pace.ended(now + 2 * STEP, &round, &Waiting::NOBODY, 3);
+    assert_eq!(pace.allowance(now + 3 * STEP, &round, storm(4)).logins, 4);
+    assert_eq!(pace.allowance(now + 4 * STEP, &round, storm(4)).logins, 5);
+    let calm = own(12, 3, waits(1, "A", 0));
+    assert_eq!(pace.allowance(now + 5 * STEP, &round, calm), Allowance { logins: 12, look_again: None });
+    assert_eq!(pace.allowance(now + 5 * STEP, &round, storm(4)).logins, 4);
+}
+
+#[test]
+fn what_others_have_told_meanwhile_counts_and_quick_logins_take_no_steps() {
+    let (now, round) = (Instant::now(), Round::default());
+    let mut pace = one_of_three(now);
+    assert_eq!(pace.allowance(now, &round, own(12, 4, waits(50, "A", 0))).logins, 4);
+    pace.heard(now + MS, &id("b"), (uses(8, 1), waits(50, "A", 0)), 4);
+    assert_eq!(pace.allowance(now + STEP, &round, own(12, 4, waits(46, "A", 1))).logins, 4, "the server is full");
+    let quick = Own { login: Some(QUICK_LOGIN / 2), ..own(12, 0, waits(50, "A", 0)) };
+    assert_eq!(one_of_three(now).allowance(now, &round, quick).logins, 12, "over before anybody hears of them");
 }
 
 #[test]

@@ -70,7 +70,7 @@ impl Server {
         }
         shared.seen = under_way;
         let (waiting, is_new) = (of_fleet.waiting, of_fleet.is_new);
-        let own = Own { limit, login, under_way, waiting, is_new };
+        let own = Own { limit, login, under_way, waiting, is_new, beats: fleet.own_beats() };
         let allowance = shared.pace.allowance(now, &of_fleet.round, own);
         self.allowance.store(allowance.logins, Relaxed);
     }
