@@ -1,7 +1,7 @@
 """The processes of a storm: nats-servers, weir and HAProxy, all on loopback. Each ends with the block that started
 it."""
 
-import contextlib, crypt, json, os, socket, subprocess, tempfile, threading, time, urllib.request
+import contextlib, crypt, json, os, random, socket, subprocess, tempfile, threading, time, urllib.request
 
 WEIR, NATS, HAPROXY = os.environ["WEIR_BIN"], os.environ["NATS_SERVER"], os.environ.get("BENCH_HAPROXY")
 LIBRARIES = os.environ.get("BENCH_LIBRARIES")
@@ -14,10 +14,27 @@ def place():
         yield stack, directory
 
 
+def lowest_of_connections():
+    """The lowest port that the kernel gives to outgoing connections."""
+    with open("/proc/sys/net/ipv4/ip_local_port_range") as file:
+        return int(file.read().split()[0])
+
+
+given = set()
+
+
 def free_port():
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
+    """A port that nobody has, given once. An outgoing connection could take it before its server listens, so it is none
+    of those that they get, where below them is room."""
+    lowest = lowest_of_connections()
+    while True:
+        port = random.randrange(lowest // 2, lowest) if lowest > 8192 else 0
+        with socket.socket() as one, contextlib.suppress(OSError):
+            one.bind(("127.0.0.1", port))
+            port = one.getsockname()[1]
+            if port not in given:
+                given.add(port)
+                return port
 
 
 def get(port, path):
