@@ -25,9 +25,10 @@
 //! the limit: the others may go by a higher one, and would take the place.
 //!
 //! A storm comes to all weirs at about the same moment, when none knows yet what the others have, and each would take
-//! what it finds free. So a weir has an equal part of the limit at once, and goes beyond it in steps: by one login, by
-//! two, by four and so on. A step is taken once a beat that tells of the step before has come back to the weir from its
-//! server, and after [`STEP`] at least: what others tell has come meanwhile, and busy servers take longer with both.
+//! what it finds free. So a weir shares the limit equally with those that have told of nothing, as if each had as much
+//! to do: its part it has at once, and it goes beyond it in steps, by one login, by two, by four and so on. A step is
+//! taken once a beat that tells of the step before has come back to the weir from its server, and after [`STEP`] at
+//! least: what others tell has come meanwhile, and busy servers take longer with both.
 //!
 //! A weir with its turn goes on for [`TURN`], unless a client of another account has to wait for it.
 
@@ -207,7 +208,7 @@ pub struct SharedPace {
     free: (u32, Option<Instant>),
     /// This weir's share by the last look.
     share: f64,
-    /// How many logins beyond an equal part of the limit this weir may have under way.
+    /// How many logins beyond its part of the limit this weir may have under way, while others have told of nothing.
     beyond: u32,
     /// Since when it has as many as it may, and the number of the beat that tells so.
     full: Option<(Instant, u64)>,
@@ -337,7 +338,8 @@ impl SharedPace {
     /// ends, and then.
     pub fn allowance(&mut self, now: Instant, round: &Round, own: Own) -> Allowance {
         let allowed = self.by_what_is_heard(now, round, own);
-        let part = own.limit.div_ceil(self.peers.len() as u32 + 1);
+        let silent = self.peers.iter().filter(|peer| peer.demand() == 0).count() as u32;
+        let part = own.limit.div_ceil(silent + 1);
         let is_quick = own.login.is_some_and(|login| login < QUICK_LOGIN);
         if is_quick || own.under_way.saturating_add(own.waiting.clients.max(1)) <= part {
             (self.beyond, self.full) = (0, None);

@@ -102,6 +102,10 @@ fn what_others_have_told_meanwhile_counts_and_quick_logins_take_no_steps() {
     assert_eq!(pace.allowance(now, &round, own(12, 4, waits(50, "A", 0))).logins, 4);
     pace.heard(now + MS, &id("b"), (uses(8, 1), waits(50, "A", 0)), 4);
     assert_eq!(pace.allowance(now + STEP, &round, own(12, 4, waits(46, "A", 1))).logins, 4, "the server is full");
+    pace.heard(now + MS, &id("b"), (uses(0, 2), waits(1, "A", 9)), 4);
+    pace.heard(now + MS, &id("c"), (uses(0, 3), waits(1, "A", 9)), 4);
+    let known = pace.allowance(now + MS, &round, own(12, 4, waits(46, "A", 1)));
+    assert_eq!(known.logins, 10, "all have told what they want");
     let quick = Own { login: Some(QUICK_LOGIN / 2), ..own(12, 0, waits(50, "A", 0)) };
     assert_eq!(one_of_three(now).allowance(now, &round, quick).logins, 12, "over before anybody hears of them");
 }
