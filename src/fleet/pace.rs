@@ -191,6 +191,7 @@ pub struct Own {
     pub waiting: Waiting,
     /// Nobody knows how long logins of the next client's account take.
     pub is_new: bool,
+    /// Which of its beats have come back to it by now.
     pub beats: OwnBeats,
 }
 

@@ -149,7 +149,7 @@ impl Hearing<'_> {
     }
 }
 
-/// Whether it is of this weir: also of the process from which this one has taken over, or of that which has taken over.
+/// Whether this weir has sent it: this process, the one from which it has taken over, or the one that has taken over.
 fn is_own(fleet: &Fleet, beat: &Beat) -> bool {
     beat.id == *fleet.id() && beat.run == fleet.run()
 }
