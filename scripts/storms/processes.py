@@ -1,7 +1,9 @@
 """The processes of a storm: nats-servers, weir and HAProxy, all on loopback. Each ends with the block that started
 it."""
 
-import contextlib, crypt, json, os, random, socket, subprocess, tempfile, threading, time, urllib.request
+import contextlib, crypt, json, os, socket, subprocess, tempfile, threading, time, urllib.request
+
+from ports import free_port
 
 WEIR, NATS, HAPROXY = os.environ["WEIR_BIN"], os.environ["NATS_SERVER"], os.environ.get("BENCH_HAPROXY")
 LIBRARIES = os.environ.get("BENCH_LIBRARIES")
@@ -12,29 +14,6 @@ SALT = "abcdefghijklmnopqrstuu"
 def place():
     with tempfile.TemporaryDirectory(prefix="storm-bench-") as directory, contextlib.ExitStack() as stack:
         yield stack, directory
-
-
-def lowest_of_connections():
-    """The lowest port that the kernel gives to outgoing connections."""
-    with open("/proc/sys/net/ipv4/ip_local_port_range") as file:
-        return int(file.read().split()[0])
-
-
-given = set()
-
-
-def free_port():
-    """A port that nobody has, given once. An outgoing connection could take it before its server listens, so it is none
-    of those that they get, where below them is room."""
-    lowest = lowest_of_connections()
-    while True:
-        port = random.randrange(lowest // 2, lowest) if lowest > 8192 else 0
-        with socket.socket() as one, contextlib.suppress(OSError):
-            one.bind(("127.0.0.1", port))
-            port = one.getsockname()[1]
-            if port not in given:
-                given.add(port)
-                return port
 
 
 def get(port, path):
