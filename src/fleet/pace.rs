@@ -209,16 +209,38 @@ pub struct SharedPace {
     free: (u32, Option<Instant>),
     /// This weir's share by the last look.
     share: f64,
-    /// How many logins beyond its part of the limit this weir may have under way, while others have told of nothing.
-    beyond: u32,
-    /// Since when it has as many as it may, and the number of the beat that tells so.
-    full: Option<(Instant, u64)>,
+    steps: Steps,
     /// Since when clients wait here without a turn.
     waits_since: Option<Instant>,
     /// Logins under way, all weirs together, when the next client here became the first of all that wait.
     when_first: Option<u32>,
     /// When how many logins were under way, all weirs together: each is more than those that follow.
     most: VecDeque<(Instant, u32)>,
+}
+
+/// How far this weir has gone beyond its part of the limit, while others have told of nothing.
+#[derive(Debug, Default)]
+struct Steps {
+    /// So many logins more than its part may be under way.
+    beyond: u32,
+    /// Since when as many are under way as may be, and the number of the beat that tells so.
+    full: Option<(Instant, u64)>,
+}
+
+impl Steps {
+    /// How many of the `allowed` logins may be under way now, with this `part` at once.
+    fn allowance(&mut self, now: Instant, part: u32, own: Own, allowed: Allowance) -> Allowance {
+        let at_once = part.saturating_add(self.beyond);
+        if own.under_way >= at_once && allowed.logins > at_once {
+            let (since, beat) = *self.full.get_or_insert((now, own.beats.begun + 1));
+            let next_step = since + if own.beats.came_back < beat { COMES_BACK_WITHIN } else { STEP };
+            if now < next_step {
+                return Allowance { logins: own.under_way, look_again: Some(next_step) };
+            }
+            *self = Self { beyond: (self.beyond * 2).clamp(1, own.limit), full: None };
+        }
+        Allowance { logins: allowed.logins.min(part.saturating_add(self.beyond)), ..allowed }
+    }
 }
 
 /// The most that anybody gets of a `limit` by max-min fairness: who wants less has what it wants, the others have
@@ -248,8 +270,7 @@ impl SharedPace {
             keeps_until: None,
             free: (0, None),
             share: 0.0,
-            beyond: 0,
-            full: None,
+            steps: Steps::default(),
             waits_since: None,
             when_first: None,
             most: VecDeque::new(),
@@ -343,22 +364,10 @@ impl SharedPace {
         let part = own.limit.div_ceil(silent + 1);
         let is_quick = own.login.is_some_and(|login| login < QUICK_LOGIN);
         if is_quick || own.under_way.saturating_add(own.waiting.clients.max(1)) <= part {
-            (self.beyond, self.full) = (0, None);
+            self.steps = Steps::default();
             return allowed;
         }
-        let mut at_once = part.saturating_add(self.beyond);
-        if own.under_way < at_once || allowed.logins <= at_once {
-            return Allowance { logins: allowed.logins.min(at_once), ..allowed };
-        }
-        let (since, beat) = *self.full.get_or_insert((now, own.beats.begun + 1));
-        let next_step = since + if own.beats.came_back < beat { COMES_BACK_WITHIN } else { STEP };
-        if now < next_step {
-            return Allowance { logins: own.under_way, look_again: Some(next_step) };
-        }
-        self.full = None;
-        self.beyond = (self.beyond * 2).clamp(1, own.limit);
-        at_once = part.saturating_add(self.beyond);
-        Allowance { logins: allowed.logins.min(at_once), ..allowed }
+        self.steps.allowance(now, part, own, allowed)
     }
 
     /// The same by what the others have told so far.
@@ -483,7 +492,7 @@ impl SharedPace {
         let keeps = goes_on && !self.peers.iter().any(must_wait);
         self.keeps_until = keeps.then(|| now + KEPT_FOR);
         if waiting.clients == 0 {
-            (self.beyond, self.full) = (0, None);
+            self.steps = Steps::default();
         }
     }
 }
