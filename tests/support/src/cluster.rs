@@ -13,15 +13,18 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Starts `n` servers with `options` and waits until all see each other.
+    /// Starts `n` servers with `options` and waits until all see each other. One after another: where two open routes to
+    /// each other at the same moment, nats-server closes those of one side, and has been seen to lose what subscriptions
+    /// of an account the other had told (1 of some 200 starts of two servers on a busy machine).
     pub async fn start(n: usize, options: impl Fn(ServerOptions) -> ServerOptions) -> Self {
         let routes: Vec<u16> = (0..n).map(|_| ports::free()).collect();
-        let start = |i: usize| {
+        let mut servers = Vec::with_capacity(n);
+        for (i, &own) in routes.iter().enumerate() {
             let mut one = options(ServerOptions::named(&format!("n{}", i + 1)));
-            one.routes = Some(("weir-test".into(), routes[i], routes.clone()));
-            NatsServer::start(one)
-        };
-        let cluster = Self { servers: futures::future::join_all((0..n).map(start)).await };
+            one.routes = Some(("weir-test".into(), own, routes.clone()));
+            servers.push(NatsServer::start(one).await);
+        }
+        let cluster = Self { servers };
         cluster.whole().await;
         cluster
     }
