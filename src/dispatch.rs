@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     admission::{Admission, Pass, Wait, Waiter},
+    identity::{CredentialKey, Directory},
     net::timer,
     worker::with_rng,
 };
@@ -22,11 +23,32 @@ pub type SessionWait = Wait<TurnSender>;
 
 /// The far end of a client in the queue: its session gets the pass when the client's turn comes.
 #[derive(Debug)]
-pub struct TurnSender(pub oneshot::Sender<Pass>);
+pub struct TurnSender {
+    turn: oneshot::Sender<Pass>,
+    /// Where a server's word on the account of its login will be found.
+    login: Option<(Arc<Directory>, CredentialKey)>,
+}
+
+impl TurnSender {
+    /// For a client that waits in the lane of its account, or whose account nothing is known of.
+    pub fn new(turn: oneshot::Sender<Pass>) -> Self {
+        Self { turn, login: None }
+    }
+
+    /// For a client with this credential.
+    pub fn of_login(turn: oneshot::Sender<Pass>, directory: &Arc<Directory>, credential: CredentialKey) -> Self {
+        let is_to_learn = !directory.has_learned(credential);
+        Self { turn, login: is_to_learn.then(|| (Arc::clone(directory), credential)) }
+    }
+}
 
 impl Waiter for TurnSender {
     fn has_left(&self) -> bool {
-        self.0.is_closed()
+        self.turn.is_closed()
+    }
+
+    fn account_by_now(&self) -> Option<Arc<str>> {
+        self.login.as_ref().and_then(|(directory, credential)| directory.learned(*credential))
     }
 }
 
@@ -43,9 +65,9 @@ pub fn run_now(admission: &SessionAdmission) {
 }
 
 fn send(turns: &mut Vec<(TurnSender, Pass)>) {
-    for (turn, pass) in turns.drain(..) {
+    for (waiter, pass) in turns.drain(..) {
         // A client that left meanwhile drops its pass, which gives everything back.
-        let _ = turn.0.send(pass);
+        let _ = waiter.turn.send(pass);
     }
 }
 
@@ -65,5 +87,23 @@ pub async fn run(admission: Arc<SessionAdmission>, arrived: Arc<Notify>, stop: C
             () = wait => {}
             () = stop.cancelled() => return,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::{Credential, Keys};
+
+    #[test]
+    fn the_account_of_one_who_waits_is_found_once_a_server_has_named_it() {
+        let credential = Keys::default().credential(Credential::User("u"));
+        let directory = Arc::new(Directory::new(&[]).unwrap());
+        let waiter = || TurnSender::of_login(oneshot::channel().0, &directory, credential);
+        let waits = waiter();
+        assert_eq!(waits.account_by_now(), None);
+        directory.learn(credential, &"A".into());
+        assert_eq!(waits.account_by_now().as_deref(), Some("A"));
+        assert_eq!(waiter().account_by_now(), None, "it waits in the lane of A anyway");
     }
 }

@@ -31,7 +31,7 @@ impl<W: Waiter> Admission<W> {
             return false;
         }
         let next = queue.next_lane().map(|(lane, first, has_priority)| NextClient {
-            lane: Arc::clone(lane),
+            lane: first.lane_by_now().unwrap_or_else(|| Arc::clone(lane)),
             has_priority,
             is_new: is_new(first.account.account()),
         });

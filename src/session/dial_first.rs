@@ -337,7 +337,7 @@ pub(super) async fn turn_by_source(
     let is_leafnode = cx.listener.is_for_leafnodes;
     let client = SilentClient { source: cx.source(), key, hold_until, may_use_reserve, is_leafnode };
     let (turn, turn_comes) = oneshot::channel();
-    let waiter = || TurnSender(turn);
+    let waiter = || TurnSender::new(turn);
     let begun = with_rng(|rng| Wait::before_connect(&shared.admission, client, now(), rng, waiter));
     match await_turn(cx, begun, turn_comes, left).await {
         Waited::Turn(pass) => Ok(Ok(pass)),

@@ -431,7 +431,8 @@ impl RehomeTerms {
             returns: Return::Unknown,
         };
         let (turn, turn_comes) = oneshot::channel();
-        let begun = with_rng(|rng| Wait::at_move(&shared.admission, &client, account, now(), rng, || TurnSender(turn)));
+        let begun =
+            with_rng(|rng| Wait::at_move(&shared.admission, &client, account, now(), rng, || TurnSender::new(turn)));
         let mut is_told = false;
         let tell = |wait: &SessionWait| {
             if wait.is_queued() && !std::mem::replace(&mut is_told, true) {

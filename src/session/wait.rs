@@ -121,8 +121,8 @@ impl Identified {
             Begin::Left(left) => return Err(close_unfinished(downstream.stream, left, Phase::Hold).await.into()),
             Begin::Queue => {
                 let (turn, turn_comes) = oneshot::channel();
-                let begun =
-                    with_rng(|rng| Wait::at_connect(&cx.shared.admission, client, now(), rng, || TurnSender(turn)));
+                let waiter = || TurnSender::of_login(turn, &cx.shared.directory, credential);
+                let begun = with_rng(|rng| Wait::at_connect(&cx.shared.admission, client, now(), rng, waiter));
                 if !matches!(begun.1, Step::Dial(_)) && downstream.entry.is_some() {
                     // It waits like any client: another that says so may be tried meanwhile.
                     downstream.operator = None;

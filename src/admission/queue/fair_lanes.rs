@@ -9,12 +9,15 @@ use std::{
     time::Instant,
 };
 
-use crate::admission::{
-    queue::{
-        position::Positions,
-        waiting::{QueueOrder, QueueRank, Ticket, Waiter, WaitingClient},
+use crate::{
+    admission::{
+        queue::{
+            position::Positions,
+            waiting::{QueueOrder, QueueRank, Ticket, Waiter, WaitingClient},
+        },
+        retry_schedule::ScheduledRetry,
     },
-    retry_schedule::ScheduledRetry,
+    identity::UNKNOWN_ACCOUNT,
 };
 
 /// So many lanes are passed over at a time, some 0.1 ms under the lock of the queue. The next look goes on behind them.
@@ -139,8 +142,19 @@ impl<W: Waiter> FairLanes<W> {
         Some((name, first))
     }
 
-    /// This lane has had a turn through another weir: it goes behind all others.
+    /// This lane has had a turn through another weir: it goes behind all others, and so does the lane of unknown
+    /// accounts before it where the first client there is of the same account by now.
     pub fn had_turn_elsewhere(&mut self, name: &str) {
+        if let Some((_, (_, first))) = self.lanes.get(UNKNOWN_ACCOUNT).and_then(|lane| lane.waiting.first_key_value())
+            && first.lane_by_now().is_some_and(|lane| *lane == *name)
+        {
+            self.goes_behind(UNKNOWN_ACCOUNT);
+        }
+        self.goes_behind(name);
+    }
+
+    /// This lane goes behind all others.
+    pub fn goes_behind(&mut self, name: &str) {
         let Some(lane) = self.lanes.get_mut(name) else { return };
         if let Some(name) = self.sequence.remove(&lane.place) {
             (lane.place, lane.deficit) = (self.next_place, 0);
@@ -271,7 +285,9 @@ impl<W: Waiter> FairLanes<W> {
         }
     }
 
-    /// Takes the client that [`FairLanes::peek`] named out of its lane, and counts it against the lane's deficit.
+    /// Takes the client that [`FairLanes::peek`] named out of its lane, and counts it against the lane's deficit. Where
+    /// a server has named its account since, that account's lane has had its turn with this one: whoever comes now
+    /// waits there, and one account would have two lanes.
     pub fn take(&mut self, next: &Ticket) -> Option<WaitingClient<W>> {
         let lane = self.lanes.get_mut(&next.lane)?;
         lane.deficit = lane.deficit.saturating_sub(1);
@@ -279,6 +295,9 @@ impl<W: Waiter> FairLanes<W> {
         let client = self.remove(next);
         if round_over && self.sequence.first_key_value().is_some_and(|(_, first)| *first == next.lane) {
             self.rotate();
+        }
+        if let Some(lane) = client.as_ref().and_then(WaitingClient::lane_by_now) {
+            self.goes_behind(&lane);
         }
         client
     }

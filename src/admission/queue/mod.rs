@@ -148,14 +148,20 @@ mod tests {
     use crate::{
         admission::{AccountLimits, client::Proof, quota::accounts::Accounts},
         client_library::returns::Return,
-        identity::ClientKey,
+        identity::{ClientKey, UNKNOWN_ACCOUNT},
     };
 
-    struct StayingClient;
+    /// A client that stays, and the account that a server names for its login meanwhile.
+    #[derive(Default)]
+    struct StayingClient(Option<Arc<str>>);
 
     impl Waiter for StayingClient {
         fn has_left(&self) -> bool {
             false
+        }
+
+        fn account_by_now(&self) -> Option<Arc<str>> {
+            self.0.clone()
         }
     }
 
@@ -186,7 +192,7 @@ mod tests {
 
         fn push_one(&mut self, account: &str, since: u64, flapping: bool, is_leafnode: bool) -> Ticket {
             let client = WaitingClient {
-                waiter: StayingClient,
+                waiter: StayingClient::default(),
                 account: self.accounts.enter(&account.into(), Proof::Known, self.start).unwrap(),
                 source_lane: None,
                 is_leafnode,
@@ -274,6 +280,26 @@ mod tests {
         let leafnodes: Vec<_> = (0..5).filter_map(|_| queue.next(|name| name == "L")).collect();
         assert_eq!(leafnodes.concat(), "L0L1L2L3L4");
         assert_eq!(queue.order().concat(), "a1a2a3a4");
+    }
+
+    /// Clients of account A that came before a server had named it wait in the lane of unknown accounts, those that come
+    /// later in a lane of their own.
+    #[test]
+    fn an_account_that_was_unknown_at_first_has_the_turns_of_one() {
+        let mut queue = TestQueue::new(&[]);
+        for n in 0..4 {
+            let ticket = queue.push(UNKNOWN_ACCOUNT, n, false);
+            queue.queue.get_mut(&ticket).unwrap().waiter = StayingClient(Some("A".into()));
+        }
+        for n in 0..6 {
+            queue.push("A", n, false);
+            queue.push("B", n, false);
+        }
+        queue.push("A", 9, false);
+        assert_eq!(queue.next(|_| true).as_deref(), Some("default0"));
+        queue.queue.had_turn_elsewhere("A");
+        let order = queue.order().concat();
+        assert_eq!(order, "B0default1B1default2B2default3B3A0B4A1B5A2A3A4A5A9");
     }
 
     /// In front of servers that send a nonce each source is a lane, mostly of one client.

@@ -16,6 +16,11 @@ use crate::{
 pub trait Waiter {
     /// Whether the client has gone: a turn would be wasted on it.
     fn has_left(&self) -> bool;
+
+    /// The account that a server has named for its login since the client began to wait.
+    fn account_by_now(&self) -> Option<Arc<str>> {
+        None
+    }
 }
 
 /// A client in the queue.
@@ -75,6 +80,14 @@ impl<W> WaitingClient<W> {
             waits_for: self.account.waits_for(),
             hold_until: self.hold_until,
         }
+    }
+}
+
+impl<W: Waiter> WaitingClient<W> {
+    /// The lane of its account by now, where it waits in another one: in that of clients whose account nobody knows, or
+    /// in that of its source.
+    pub fn lane_by_now(&self) -> Option<Arc<str>> {
+        self.waiter.account_by_now().filter(|account| account != self.lane())
     }
 }
 

@@ -218,7 +218,7 @@ async fn client(shared: &Arc<Shared>, listener: &Arc<Listener>, far: &[Far], n: 
             returns,
         };
         let (turn, turn_comes) = oneshot::channel();
-        let begun = Wait::at_connect(&shared.admission, client, now, &mut rng, || TurnSender(turn));
+        let begun = Wait::at_connect(&shared.admission, client, now, &mut rng, || TurnSender::new(turn));
         let mut cx = Context::new(Arc::clone(shared), Arc::clone(listener), NOWHERE);
         if let Waited::Turn(mut pass) = await_turn(&mut cx, begun, turn_comes, pending::<()>()).await {
             let (began, server) = (Instant::now(), Arc::clone(pass.server.server()));
