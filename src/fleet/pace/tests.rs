@@ -72,12 +72,12 @@ fn a_weir_goes_beyond_an_equal_part_in_steps_once_its_beats_have_come_back() {
         pace.allowance(start + MS * ms, &round, Own { beats, ..own(12, under_way, waits(50, "A", 0)) }).logins
     };
     assert_eq!([may_have(0, 0, (4, 4)), may_have(0, 3, (4, 4))], [4, 4], "an equal part of 12");
-    assert_eq!([may_have(0, 4, (4, 4)), may_have(20, 4, (9, 4))], [4, 4], "no beat that tells of four is back");
-    assert_eq!([may_have(20, 4, (9, 5)), may_have(21, 5, (9, 9))], [5, 5], "one more");
-    assert_eq!([may_have(28, 5, (10, 10)), may_have(29, 5, (10, 10))], [5, 6], "two more, after a step");
-    assert_eq!([may_have(29, 6, (10, 10)), may_have(278, 6, (10, 10)), may_have(279, 6, (10, 10))], [6, 6, 8], "lost");
-    assert_eq!([may_have(280, 8, (10, 10)), may_have(290, 8, (11, 11))], [8, 12], "no more than the limit");
-    assert_eq!(may_have(291, 11, (11, 11)), 12, "it keeps what it has reached");
+    assert_eq!([may_have(0, 4, (4, 4)), may_have(50, 4, (9, 4))], [4, 4], "no beat that tells of four is back");
+    assert_eq!([may_have(50, 4, (9, 5)), may_have(51, 5, (9, 9))], [5, 5], "one more");
+    assert_eq!([may_have(90, 5, (10, 10)), may_have(91, 5, (10, 10))], [5, 6], "two more, after a step");
+    assert_eq!([may_have(91, 6, (10, 10)), may_have(340, 6, (10, 10)), may_have(341, 6, (10, 10))], [6, 6, 8], "lost");
+    assert_eq!([may_have(342, 8, (10, 10)), may_have(382, 8, (11, 11))], [8, 12], "no more than the limit");
+    assert_eq!(may_have(383, 11, (11, 11)), 12, "it keeps what it has reached");
 }
 
 #[test]
@@ -85,14 +85,25 @@ fn each_storm_begins_with_an_equal_part() {
     let (now, round) = (Instant::now(), Round::default());
     let mut pace = one_of_three(now);
     let storm = |under_way| own(12, under_way, waits(50, "A", 0));
-    assert_eq!(pace.allowance(now, &round, storm(4)).look_again, Some(now + STEP));
-    assert_eq!(pace.allowance(now + STEP, &round, storm(4)).logins, 5);
-    pace.ended(now + 2 * STEP, &round, &Waiting::NOBODY, 3);
-    assert_eq!(pace.allowance(now + 3 * STEP, &round, storm(4)).logins, 4);
-    assert_eq!(pace.allowance(now + 4 * STEP, &round, storm(4)).logins, 5);
+    assert_eq!(pace.allowance(now, &round, storm(4)).look_again, Some(now + HEARD_WITHIN));
+    assert_eq!(pace.allowance(now + HEARD_WITHIN, &round, storm(4)).logins, 5);
+    pace.ended(now + 2 * HEARD_WITHIN, &round, &Waiting::NOBODY, 3);
+    assert_eq!(pace.allowance(now + 3 * HEARD_WITHIN, &round, storm(4)).logins, 4);
+    assert_eq!(pace.allowance(now + 4 * HEARD_WITHIN, &round, storm(4)).logins, 5);
     let calm = own(12, 3, waits(1, "A", 0));
-    assert_eq!(pace.allowance(now + 5 * STEP, &round, calm), Allowance { logins: 12, look_again: None });
-    assert_eq!(pace.allowance(now + 5 * STEP, &round, storm(4)).logins, 4);
+    assert_eq!(pace.allowance(now + 5 * HEARD_WITHIN, &round, calm), Allowance { logins: 12, look_again: None });
+    assert_eq!(pace.allowance(now + 5 * HEARD_WITHIN, &round, storm(4)).logins, 4);
+}
+
+/// Before 2026-11-28 it took half of the limit here, as if only two had to share.
+#[test]
+fn the_part_of_a_weir_that_has_not_told_anything_is_left_when_another_has() {
+    let (now, round) = (Instant::now(), Round::default());
+    let mut pace = one_of_three(now);
+    pace.heard(now, &id("b"), (uses(1, 0), waits(50, "A", 0)), 1);
+    assert_eq!(pace.allowance(now, &round, own(3, 1, waits(60, "A", 0))).logins, 1);
+    pace.heard(now, &id("c"), (uses(0, 0), waits(1, "A", 9)), 1);
+    assert_eq!(pace.allowance(now, &round, own(3, 0, waits(60, "A", 0))).logins, 1, "its share");
 }
 
 #[test]
