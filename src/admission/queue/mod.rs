@@ -282,8 +282,8 @@ mod tests {
         assert_eq!(queue.order().concat(), "a1a2a3a4");
     }
 
-    /// Clients of account A that came before a server had named it wait in the lane of unknown accounts, those that come
-    /// later in a lane of their own.
+    /// Clients of account A that came before a server had named it wait in the lane of unknown accounts, those that
+    /// come later in a lane of their own.
     #[test]
     fn an_account_that_was_unknown_at_first_has_the_turns_of_one() {
         let mut queue = TestQueue::new(&[]);
