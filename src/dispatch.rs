@@ -25,7 +25,8 @@ pub type SessionWait = Wait<TurnSender>;
 #[derive(Debug)]
 pub struct TurnSender {
     turn: oneshot::Sender<Pass>,
-    /// Where a server's word on the account of its login will be found.
+    /// Its credential, where no server had named the account of that before the client began to wait, and the directory
+    /// that learns it from the first login.
     login: Option<(Arc<Directory>, CredentialKey)>,
 }
 
@@ -35,7 +36,7 @@ impl TurnSender {
         Self { turn, login: None }
     }
 
-    /// For a client with this credential.
+    /// For a client that will log in with this credential.
     pub fn of_login(turn: oneshot::Sender<Pass>, directory: &Arc<Directory>, credential: CredentialKey) -> Self {
         let is_to_learn = !directory.has_learned(credential);
         Self { turn, login: is_to_learn.then(|| (Arc::clone(directory), credential)) }

@@ -154,7 +154,7 @@ impl<W: Waiter> FairLanes<W> {
     }
 
     /// This lane goes behind all others.
-    pub fn goes_behind(&mut self, name: &str) {
+    fn goes_behind(&mut self, name: &str) {
         let Some(lane) = self.lanes.get_mut(name) else { return };
         if let Some(name) = self.sequence.remove(&lane.place) {
             (lane.place, lane.deficit) = (self.next_place, 0);
@@ -286,8 +286,8 @@ impl<W: Waiter> FairLanes<W> {
     }
 
     /// Takes the client that [`FairLanes::peek`] named out of its lane, and counts it against the lane's deficit. Where
-    /// a server has named its account since, that account's lane has had its turn with this one: whoever comes now
-    /// waits there, and one account would have two lanes.
+    /// a server has named its account since, those of the account that come now wait in the account's own lane: that
+    /// lane has had a turn with this client, so that one account has not the turns of two.
     pub fn take(&mut self, next: &Ticket) -> Option<WaitingClient<W>> {
         let lane = self.lanes.get_mut(&next.lane)?;
         lane.deficit = lane.deficit.saturating_sub(1);
@@ -304,12 +304,8 @@ impl<W: Waiter> FairLanes<W> {
 
     /// The first lane goes behind all others.
     fn rotate(&mut self) {
-        let Some((_, account)) = self.sequence.pop_first() else { return };
-        let place = self.next_place;
-        self.next_place += 1;
-        if let Some(lane) = self.lanes.get_mut(&account) {
-            lane.place = place;
+        if let Some(first) = self.sequence.first_key_value().map(|(_, name)| Arc::clone(name)) {
+            self.goes_behind(&first);
         }
-        self.sequence.insert(place, account);
     }
 }

@@ -14,8 +14,8 @@ pub struct Cluster {
 
 impl Cluster {
     /// Starts `n` servers with `options`, one after another, and waits until all see each other. Where two open routes
-    /// to each other at the same moment, nats-server closes those of one side, and has been seen to lose what
-    /// subscriptions of an account the other had told (1 of some 200 starts of two servers on a busy machine).
+    /// to each other at the same moment, nats-server closes those of one side, and has been seen to lose the
+    /// subscriptions of an account that the other had sent (1 of some 200 starts of two servers on a busy machine).
     pub async fn start(n: usize, options: impl Fn(ServerOptions) -> ServerOptions) -> Self {
         let routes: Vec<u16> = (0..n).map(|_| ports::free()).collect();
         let mut servers = Vec::with_capacity(n);
