@@ -77,13 +77,13 @@ pub async fn examine(servers: &Servers, (params, named): (&Params, usize), acces
 }
 
 /// Whether servers let this login ask them.
-pub async fn examine_login(login: &Login, servers: &Servers, access: &ClusterAccess) -> Option<Observation> {
+pub async fn examine_login(login: &Login, servers: &Arc<Servers>, access: &ClusterAccess) -> Option<Observation> {
     let wrong = |what: String| {
         let remedy = "write a login of a user of the system account, which may publish to $SYS.REQ.>".to_owned();
         Some(Observation { key: login.key().to_owned(), what, remedy, is_wrong: true })
     };
     let addresses: Vec<String> = servers.iter().map(|server| server.address().to_owned()).collect();
-    let system = match SystemAccount::connect(login, &addresses, access.tls.as_deref()).await {
+    let system = match SystemAccount::connect(login, &addresses, access.tls.as_deref(), servers).await {
         Ok(system) => system,
         Err(err) => return wrong(format!("it cannot be used ({err})")),
     };

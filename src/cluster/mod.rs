@@ -12,6 +12,7 @@ mod error;
 pub mod examine;
 mod http_client;
 mod lame_ducks;
+pub mod own_client;
 mod own_dial;
 mod poller;
 mod resolve;

@@ -12,7 +12,7 @@ use crate::{
     dial,
     net::timer,
     protocol::{info::Info, proxy_header},
-    upstream::{Compatibility, Port, Server, Slot},
+    upstream::{Compatibility, OwnConnection, Port, Server, Slot},
 };
 
 /// How long a server may take to send its INFO.
@@ -90,7 +90,12 @@ impl OwnDial {
 
 /// The INFO of a server, read by a dial of weir's own that is no evidence about the server; `None` where there is none
 /// in time.
-pub async fn read_info(server: &Server, access: &ClusterAccess, compatibility: Compatibility) -> Option<Arc<Info>> {
+pub async fn read_info(
+    server: &Arc<Server>,
+    access: &ClusterAccess,
+    compatibility: Compatibility,
+) -> Option<Arc<Info>> {
+    let _counts = OwnConnection::begin(server);
     let header = if compatibility.proxy_protocol { proxy_header::LOCAL } else { b"" };
     let dialled = dial::dial(server, access.server_tls()?, header, Instant::now() + INFO_TIMEOUT).await;
     dialled.ok().map(|connection| Arc::clone(connection.info()))

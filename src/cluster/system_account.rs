@@ -3,15 +3,16 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use async_nats::{
-    Client, ConnectOptions, PublishError, Subject, Subscriber, client::SetServerPoolError, connection::State,
+    Client, ConnectOptions, Event, PublishError, Subject, Subscriber, client::SetServerPoolError, connection::State,
 };
 use bytes::Bytes;
 use serde::{Deserialize, de::DeserializeOwned};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    cluster::{error::PollError, system_login::SystemLogin},
+    cluster::{error::PollError, own_client, system_login::SystemLogin},
     tls::Connector,
+    upstream::Servers,
 };
 
 /// How weir logs in to the system account.
@@ -86,11 +87,17 @@ pub(super) struct ServerId {
 }
 
 impl SystemAccount {
-    /// Connects to the first of `addresses` (`host:port`) that answers, in the background.
+    /// Connects to the first of `addresses` (`host:port`) that answers, in the background. The connection counts at
+    /// that one of `servers`.
     ///
     /// # Errors
     /// The login cannot be used.
-    pub async fn connect(login: &Login, addresses: &[String], tls: Option<&Connector>) -> Result<Self, PollError> {
+    pub async fn connect(
+        login: &Login,
+        addresses: &[String],
+        tls: Option<&Connector>,
+        servers: &Arc<Servers>,
+    ) -> Result<Self, PollError> {
         let options = login.options(tls)?;
         let login = Arc::new(SystemLogin::new(login.key(), addresses.len()));
         let (pauses, events) = (Arc::clone(&login), Arc::clone(&login));
@@ -103,12 +110,9 @@ impl SystemAccount {
             .retry_on_initial_connect()
             .request_timeout(Some(ANSWER_TIMEOUT))
             .connection_timeout(CONNECT_TIMEOUT)
-            .ping_interval(Duration::from_secs(10))
-            .reconnect_delay_callback(move |tries| pauses.pause(tries))
-            .event_callback(move |event| {
-                events.heard(&event);
-                std::future::ready(())
-            });
+            .ping_interval(Duration::from_secs(10));
+        let (pause, heard) = (move |tries| pauses.pause(tries), move |event: &Event| events.heard(event));
+        let options = own_client::with_servers(options, servers, pause, heard);
         Ok(Self { client: options.connect(addresses).await?, login })
     }
 

@@ -17,7 +17,10 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use crate::{cluster::system_account::Response, tally::shown};
+use crate::{
+    cluster::{own_client::is_refusal, system_account::Response},
+    tally::shown,
+};
 
 /// The longest pause between two tries to connect, while servers do not answer.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
@@ -25,8 +28,6 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 const LONGEST_PAUSE_OF_WRONG_LOGIN: Duration = Duration::from_secs(30);
 /// For how long a lost connection may be on its way back, and its servers without a reading, before that is news.
 const RECONNECTS_WITHIN: Duration = Duration::from_secs(3);
-/// What async-nats says where a server has answered CONNECT with `Authorization Violation`.
-const REFUSED: &str = "authorization violation";
 /// What it says, in lower case, where the login may not subscribe to requests to the servers.
 const MAY_NOT_ANSWER: &str = "permissions violation for subscription to \"$sys.req.server.";
 
@@ -138,8 +139,7 @@ impl SystemLogin {
                 inner.state = State::Lost(Instant::now());
             }
             Event::ClientError(error) => {
-                let error = error.to_string();
-                if error.ends_with(REFUSED) {
+                if is_refusal(error) {
                     inner.refusals = inner.refusals.saturating_add(1);
                     inner.state = State::Refused;
                     // Another server may let it in.
@@ -150,6 +150,7 @@ impl SystemLogin {
                     if !matches!(inner.state, State::Lost(_)) {
                         inner.state = State::Lost(Instant::now());
                     }
+                    let error = error.to_string();
                     let why = error.strip_prefix("nats: ").unwrap_or(&error).to_owned();
                     self.tell(&mut inner, Fault::Unreachable(why));
                 }
@@ -295,7 +296,7 @@ mod tests {
     use super::*;
 
     fn refused() -> Event {
-        Event::ClientError(ClientError::Other(REFUSED.into()))
+        Event::ClientError(ClientError::Other("authorization violation".into()))
     }
 
     #[tokio::test(start_paused = true)]

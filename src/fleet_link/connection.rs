@@ -8,11 +8,19 @@ use std::{
     time::Duration,
 };
 
-use async_nats::{Client, ConnectError, ConnectOptions, Event, ServerError, client::SetServerPoolError};
+use async_nats::{Client, ClientError, ConnectError, ConnectOptions, Event, ServerError, client::SetServerPoolError};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use crate::{cluster::system_account::Login, fleet_link::subjects::Subjects, tls::Connector};
+use crate::{
+    cluster::{
+        own_client::{self, is_refusal},
+        system_account::Login,
+    },
+    fleet_link::subjects::Subjects,
+    tls::Connector,
+    upstream::Servers,
+};
 
 /// How long one address of a server may take, from TCP to PONG, before the next one is tried.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -26,8 +34,6 @@ const LONGEST_PAUSE_OF_WRONG_LOGIN: Duration = Duration::from_secs(30);
 const MAX_WAITING: usize = 256;
 /// Beats of other weirs that wait until they are read.
 const MAX_UNREAD: usize = 4096;
-/// What async-nats says where a server has answered CONNECT with `Authorization Violation`.
-const REFUSED: &str = "authorization violation";
 
 /// The connection. After a loss it reconnects by itself.
 #[derive(Debug, Clone)]
@@ -37,13 +43,14 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Connects to the first of `addresses` (`host:port`) that answers, in the background.
+    /// Connects to the first of `addresses` (`host:port`) that answers, in the background. The connection counts at
+    /// that one of `servers`.
     ///
     /// # Errors
     /// The login cannot be used, or an address is none.
     pub async fn open(
         login: Option<&Login>,
-        addresses: &[String],
+        (addresses, servers): (&[String], &Arc<Servers>),
         tls: Option<&Connector>,
         subjects: &Subjects,
     ) -> Result<Self, ConnectError> {
@@ -64,12 +71,9 @@ impl Connection {
             .connection_timeout(CONNECT_TIMEOUT)
             .ping_interval(PING_INTERVAL)
             .client_capacity(MAX_WAITING)
-            .subscription_capacity(MAX_UNREAD)
-            .reconnect_delay_callback(move |tries| pauses.pause(tries))
-            .event_callback(move |event| {
-                events.heard(&event);
-                std::future::ready(())
-            });
+            .subscription_capacity(MAX_UNREAD);
+        let (pause, heard) = (move |tries| pauses.pause(tries), move |event: &Event| events.heard(event));
+        let options = own_client::with_servers(options, servers, pause, heard);
         Ok(Self { client: options.connect(addresses).await?, health })
     }
 
@@ -190,22 +194,23 @@ impl Health {
             Event::Disconnected | Event::Closed if self.up.send_replace(false) => {
                 warn!(key = self.key, "lost the connection to the fleet; weir connects again");
             }
-            Event::ClientError(error) => self.failed(&error.to_string()),
+            Event::ClientError(error) => self.failed(error),
             Event::ServerError(ServerError::Other(words)) if is_violation(words) => self.was_denied(words),
             _ => {}
         }
     }
 
-    fn failed(&self, error: &str) {
+    fn failed(&self, error: &ClientError) {
         let mut inner = self.inner();
-        if error.ends_with(REFUSED) {
+        if is_refusal(error) {
             inner.refusals = inner.refusals.saturating_add(1);
             // Another server may let it in.
             if inner.refusals >= self.servers.load(Relaxed) {
                 self.tell(&mut inner, Fault::Refused);
             }
         } else if !*self.up.borrow() {
-            let why = error.strip_prefix("nats: ").unwrap_or(error).to_owned();
+            let error = error.to_string();
+            let why = error.strip_prefix("nats: ").unwrap_or(&error).to_owned();
             self.tell(&mut inner, Fault::Unreachable(why));
         }
     }
@@ -260,14 +265,12 @@ fn denied(words: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use async_nats::ClientError;
-
     use super::*;
 
     #[test]
     fn a_login_that_every_server_refuses_is_tried_less_and_less_often() {
         let health = Health::new("fleet.user", 2);
-        let refused = Event::ClientError(ClientError::Other(REFUSED.into()));
+        let refused = Event::ClientError(ClientError::Other("authorization violation".into()));
         health.heard(&refused);
         assert!(health.inner().told.is_none(), "the other server may let it in");
         for _ in 0..20 {

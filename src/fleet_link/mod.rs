@@ -36,6 +36,7 @@ use crate::{
     fleet_link::{beats::Told, connection::Connection},
     session::Shared,
     tls::Connector,
+    upstream::Servers,
 };
 
 pub use self::{leases::Wishes, subjects::Subjects};
@@ -70,18 +71,19 @@ pub struct FleetLink {
 }
 
 impl FleetLink {
-    /// Connects to the first of `addresses` (`host:port`) that answers, in the background.
+    /// Connects to the first of `addresses` (`host:port`) that answers, in the background. The connection counts at
+    /// that one of `servers`.
     ///
     /// # Errors
     /// The login cannot be used, or an address is none.
     pub async fn open(
         fleet: Arc<Fleet>,
         login: Option<&Login>,
-        addresses: &[String],
+        (addresses, servers): (&[String], &Arc<Servers>),
         tls: Option<&Connector>,
     ) -> Result<Self, ConnectError> {
         let subjects = Subjects::of(fleet.name());
-        let connection = Connection::open(login, addresses, tls, &subjects).await?;
+        let connection = Connection::open(login, (addresses, servers), tls, &subjects).await?;
         Ok(Self { fleet, connection, subjects, begin: CancellationToken::new(), told: Arc::default() })
     }
 

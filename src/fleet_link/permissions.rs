@@ -1,7 +1,7 @@
 //! Tries whether a login may do all that a fleet needs, for `weir check --connect`. It leaves nothing behind but the
 //! bucket of the fleet, which weir makes anyway.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use async_nats::{Client, HeaderMap, header};
 use tokio::time::timeout;
@@ -15,6 +15,7 @@ use crate::{
         subjects::Subjects,
     },
     tls::Connector,
+    upstream::Servers,
 };
 
 /// How long the servers may take to let the login in.
@@ -30,14 +31,14 @@ pub async fn examine(
     login: Option<&Login>,
     needs_leases: bool,
     replicas: Option<usize>,
-    addresses: &[String],
+    (addresses, servers): (&[String], &Arc<Servers>),
     tls: Option<&Connector>,
 ) -> Vec<Observation> {
     let subjects = Subjects::of(fleet);
     let key = key_of(login);
     let wrong =
         |key: &str, what: String, remedy: String| Observation { key: key.to_owned(), what, remedy, is_wrong: true };
-    let connection = match Connection::open(login, addresses, tls, &subjects).await {
+    let connection = match Connection::open(login, (addresses, servers), tls, &subjects).await {
         Ok(connection) => connection,
         Err(err) => {
             let remedy = "write a login of a user of an ordinary account".to_owned();

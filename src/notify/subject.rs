@@ -14,9 +14,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::{
-    cluster::system_account::Login,
+    cluster::{own_client, system_account::Login},
     notify::{Message, Notifier, Outcome, Receiver},
     tls::Connector,
+    upstream::Servers,
 };
 
 /// How long publishing one event may take: while there is no connection, a few wait in the client, and then no more.
@@ -36,6 +37,8 @@ pub struct Publish {
     pub table: &'static str,
     /// `host:port` of each server, and each change of that.
     pub addresses: watch::Receiver<Vec<String>>,
+    /// The connection counts at one of these.
+    pub servers: Arc<Servers>,
 }
 
 /// What was last told of the connection, so that the same is not told again.
@@ -126,15 +129,13 @@ async fn connect(
         .name("weir events")
         .ignore_discovered_servers()
         .retry_on_initial_connect()
-        .client_capacity(MAX_WAITING)
-        .reconnect_delay_callback(|tries| {
-            let seconds = u64::try_from(tries).unwrap_or(LONGEST_PAUSE).min(LONGEST_PAUSE);
-            Duration::from_secs(seconds).mul_f64(0.75 + 0.5 * fastrand::f64())
-        })
-        .event_callback(move |happening| {
-            hear(&heard, &counts, &told, &happening);
-            std::future::ready(())
-        });
+        .client_capacity(MAX_WAITING);
+    let pause = |tries| {
+        let seconds = u64::try_from(tries).unwrap_or(LONGEST_PAUSE).min(LONGEST_PAUSE);
+        Duration::from_secs(seconds).mul_f64(0.75 + 0.5 * fastrand::f64())
+    };
+    let hear = move |happening: &Happening| hear(&heard, &counts, &told, happening);
+    let options = own_client::with_servers(options, &publish.servers, pause, hear);
     Ok(options.connect(addresses).await?)
 }
 

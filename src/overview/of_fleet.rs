@@ -166,7 +166,7 @@ fn servers(shared: &Shared, fleet: &Fleet, now: Instant) -> Vec<Server> {
         let key = server.fleet_key(fleet.keys());
         let own = AtServer {
             id: fleet.id().to_string(),
-            held: load.held(),
+            held: load.connections().held(),
             handshakes: load.handshakes().saturating_add(load.overdue()),
             waiting: 0,
             handshake_limit: server.whole_limit(now),

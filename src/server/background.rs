@@ -114,7 +114,7 @@ impl Background {
         let Some(login) = &config.system_login else { return Ok(None) };
         let shared = &self.shared;
         let addresses = members::addresses(shared, config.discover.as_ref());
-        let system = SystemAccount::connect(login, &addresses, shared.servers_tls.as_deref())
+        let system = SystemAccount::connect(login, &addresses, shared.servers_tls.as_deref(), &shared.servers)
             .await
             .map_err(|err| ServerError::System(err.to_string()))?;
         let account = system.clone();

@@ -44,10 +44,14 @@ pub(super) async fn join(
     let addresses = members::addresses(shared, config.discover.as_ref());
     let (name, id) = (configured.name.as_str(), fleet.id().to_string());
     info!(name, id, "this weir is of a fleet");
-    let link =
-        FleetLink::open(Arc::clone(&fleet), configured.login.as_ref(), &addresses, shared.servers_tls.as_deref())
-            .await
-            .map_err(|err| ServerError::Fleet(err.to_string()))?;
+    let link = FleetLink::open(
+        Arc::clone(&fleet),
+        configured.login.as_ref(),
+        (&addresses, &shared.servers),
+        shared.servers_tls.as_deref(),
+    )
+    .await
+    .map_err(|err| ServerError::Fleet(err.to_string()))?;
     shared.admission.accounts().join(Arc::clone(&fleet));
     shared.admission.share_quotas(fleet.leases());
     shared.admission.join(&fleet, timer::now());

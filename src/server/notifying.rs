@@ -105,7 +105,8 @@ impl Inner {
         else {
             return self.shared.notifier.forget(Receiver::Nats);
         };
-        let (tasks, publish) = (self.tasks.child(), Publish { subject, login, table, addresses });
+        let servers = Arc::clone(&self.shared.servers);
+        let (tasks, publish) = (self.tasks.child(), Publish { subject, login, table, addresses, servers });
         let queue = Arc::new(Mutex::new(self.shared.notifier.receive(Receiver::Nats)));
         let (tls, notifier) = (self.shared.servers_tls.clone(), Arc::clone(&self.shared.notifier));
         tasks.spawn("events to NATS", move |stop| {

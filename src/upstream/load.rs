@@ -17,9 +17,11 @@ pub const UNLIMITED: u32 = u32::MAX;
 /// The counters of one server, shared by all workers.
 #[derive(Debug, Default)]
 pub struct Load {
-    /// Connections: weir's slots (being dialled, in handshake, relaying, or closing), and those of others. The server
-    /// counts a connection of weir's for certain once it has sent INFO on it.
+    /// Connections: weir's slots (being dialled, in handshake, relaying, or closing), weir's own, and those of others.
+    /// The server counts a connection of weir's for certain once it has sent INFO on it.
     connections: ReconciledCount,
+    /// Of those that weir holds, the ones that are for no client.
+    own: AtomicU32,
     /// Slots between reservation and the server's PONG, except those that wait for the client's CONNECT or are overdue.
     handshakes: AtomicU32,
     /// Slots whose handshake takes longer than others do.
@@ -124,6 +126,18 @@ impl Load {
         self.from_reserve.fetch_sub(1, Relaxed);
     }
 
+    /// Takes a connection of weir's own, whether one is free or not: [`Load::opened`] once the server has let weir in.
+    pub fn own_connection_begins(&self) {
+        self.connections.reserve(u32::MAX);
+        self.own.fetch_add(1, Relaxed);
+    }
+
+    /// Gives it back; `was_open` says whether [`Load::opened`] was called for it.
+    pub fn own_connection_ended(&self, was_open: bool) {
+        self.own.fetch_sub(1, Relaxed);
+        self.connections.release(was_open);
+    }
+
     /// The server has sent its INFO: it counts this connection.
     pub fn opened(&self) {
         self.connections.opened();
@@ -191,9 +205,9 @@ impl Load {
         &self.connections
     }
 
-    /// Slots that weir holds.
+    /// Slots that weir holds for clients.
     pub fn held(&self) -> u32 {
-        self.connections.held()
+        self.connections.held().saturating_sub(self.own.load(Relaxed))
     }
 
     /// Handshakes under way.

@@ -22,6 +22,7 @@ pub mod leaky_bucket;
 mod load;
 mod login_health;
 mod names;
+mod own_connection;
 mod params;
 mod pause;
 mod peers;
@@ -73,6 +74,7 @@ pub use self::{
     fleet_pace::{FleetPace, NextClient},
     id::ServerId,
     login_health::LoginFailure,
+    own_connection::OwnConnection,
     params::{Params, Reserve, ServerParams, WebSocketAddress},
     placement::Urgency,
     reading::Reading,

@@ -79,6 +79,7 @@ mod nkey;
 mod observe;
 mod odd_infos;
 mod other_clusters;
+mod own_connections;
 mod passthrough_busy_servers;
 mod pipelined;
 mod placement;

@@ -156,7 +156,7 @@ impl SlotLease {
         let allowance = self.counts(&mut look, load, around.book, key());
         look.at = Some(now);
         let was_leased = allowance.quota().is_some();
-        let held = load.held();
+        let held = load.connections().held();
         let is_shared = around.weirs > 1 || others_lease;
         let Some(ceiling) = load.known_ceiling().filter(|_| is_shared) else {
             self.leased_beyond.store(u32::MAX, Relaxed);
@@ -199,7 +199,7 @@ impl SlotLease {
         };
         // A slot takes its place before it counts in the load, and gives it back after that.
         let with_place = allowance.held().saturating_sub(look.stand_ins.len() as u32);
-        let without = load.held().saturating_sub(with_place) as usize;
+        let without = load.connections().held().saturating_sub(with_place) as usize;
         look.stand_ins.truncate(without);
         while look.stand_ins.len() < without {
             look.stand_ins.push(allowance.take_over());
