@@ -237,7 +237,9 @@ async fn a_quorum_that_is_lost_in_mid_storm_lets_nobody_too_many_in_and_nobody_o
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_jetstream_each_weir_has_its_part_of_the_quota_and_says_so() {
     let cluster = Cluster::start(3, |server| server.with(&accounts())).await;
-    let fleet = Fleet::start(3, &with_quota(WeirConfig::of(&cluster).default_settings())).await;
+    let of_all = with_quota(WeirConfig::of(&cluster).default_settings());
+    let fleet = Fleet::start_at_once((1..=3).map(|n| fleet::config(&of_all, n))).await;
+    fleet.is_whole().await;
     for weir in &fleet.weirs {
         weir.says("quotas are split").await;
     }

@@ -34,7 +34,16 @@ const NEWS: [&str; 4] = [
 async fn three_weirs(of_all: &WeirConfig, more: &str) -> (Fleet, Vec<AdminSocket>) {
     let admins: Vec<_> = (0..3).map(|_| AdminSocket::default()).collect();
     let config = |n: usize| fleet::config_with(&of_all.clone().log_level("info").table(&admins[n - 1].toml()), n, more);
-    (Fleet::start_each((1..=3).map(config)).await, admins)
+    let fleet = Fleet::start_at_once((1..=3).map(config)).await;
+    fleet.is_whole().await;
+    (fleet, admins)
+}
+
+/// The same, once all have their leases.
+async fn with_leases(of_all: &WeirConfig) -> (Fleet, Vec<AdminSocket>) {
+    let (fleet, admins) = three_weirs(of_all, "").await;
+    fleet.has_leases().await;
+    (fleet, admins)
 }
 
 /// What the other weirs have logged of the n-th one's coming and going. On a busy machine they may lose sight of each
@@ -73,7 +82,7 @@ async fn each_gets_in(address: String, stop: Arc<AtomicBool>) -> u64 {
 async fn the_quota_is_exact_while_weirs_are_taken_over_in_turn() {
     let takeovers = std::env::var(VARIABLE).map_or(TAKEOVERS, |n| n.parse().expect("a number"));
     let cluster = three_servers(|server| server).await;
-    let (mut fleet, _admins) = three_weirs(&with_quota(WeirConfig::of(&cluster)), "").await;
+    let (mut fleet, _admins) = with_leases(&with_quota(WeirConfig::of(&cluster))).await;
     let all = fleet.addresses();
     let stays = Crowd::spread(&all, QUOTA - 25, Habit::PATIENT, |_| orders());
     stays.settles_at(QUOTA - 25).await;
@@ -120,7 +129,7 @@ async fn the_quota_is_exact_while_weirs_are_taken_over_in_turn() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_takeover_that_breaks_off_changes_nothing() {
     let cluster = three_servers(|server| server).await;
-    let (mut fleet, _admins) = three_weirs(&with_quota(WeirConfig::of(&cluster)), "").await;
+    let (mut fleet, _admins) = with_leases(&with_quota(WeirConfig::of(&cluster))).await;
     let crowd = come(&fleet.addresses(), 150);
     crowd.settles_at(QUOTA).await;
     // Another fleet, another member, none.
@@ -182,7 +191,7 @@ async fn is_taken_over_at_last(mut fleet: Fleet, cluster: &Cluster, crowd: Crowd
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_process_before_has_the_leases_until_the_new_one_serves() {
     let cluster = three_servers(|server| server).await;
-    let (fleet, admins) = three_weirs(&with_quota(WeirConfig::of(&cluster)), "").await;
+    let (fleet, admins) = with_leases(&with_quota(WeirConfig::of(&cluster))).await;
     let crowd = come(&fleet.addresses(), 150);
     crowd.settles_at(QUOTA).await;
     let before = news(&fleet, 0);
@@ -227,7 +236,7 @@ async fn a_quota_that_is_split_stays_split() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_weir_is_taken_over_while_the_bucket_has_no_quorum() {
     let mut cluster = three_servers(|server| server).await;
-    let (mut fleet, _admins) = three_weirs(&with_quota(WeirConfig::of(&cluster)), "").await;
+    let (mut fleet, _admins) = with_leases(&with_quota(WeirConfig::of(&cluster))).await;
     let crowd = come(&fleet.addresses(), 60);
     crowd.settles_at(60).await;
     // Each for itself: none of them reaches the bucket.

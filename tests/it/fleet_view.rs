@@ -99,7 +99,8 @@ async fn without_jetstream_it_is_said_everywhere() {
     let accounts = "accounts { WEIRS { users: [{user: weir-1, password: fl33t-1-s3cret}, \
                     {user: weir-2, password: fl33t-2-s3cret}] }, ORDERS { users: [{user: o, password: o}] } }";
     let cluster = Cluster::start(2, |server| server.with(accounts)).await;
-    let fleet = Fleet::start(2, &WeirConfig::of(&cluster)).await;
+    let of_all = WeirConfig::of(&cluster);
+    let fleet = Fleet::start_at_once((1..=2).map(|n| fleet::config(&of_all, n))).await;
     let weir = &fleet.weirs[0];
     let metrics = weir.until("the split is in force", |m| m.get("weir_fleet_mode{mode=\"split\"}") == Some(1.0)).await;
     assert_eq!(metrics.sum("weir_fleet_without_leases"), 1.0);

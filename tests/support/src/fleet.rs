@@ -48,15 +48,16 @@ pub struct Fleet {
 }
 
 impl Fleet {
-    /// Starts `n` weirs with this configuration and a `[fleet]`, and waits until each of them sees all.
+    /// Starts `n` weirs with this configuration and a `[fleet]`, and waits until each of them sees all and has its
+    /// leases.
     pub async fn start(n: usize, of_all: &WeirConfig) -> Self {
         Self::start_each((1..=n).map(|n| config(of_all, n))).await
     }
 
-    /// Starts a weir with each of these configurations, and waits until each of them sees all.
+    /// Starts a weir with each of these configurations, and waits until each of them sees all and has its leases.
     pub async fn start_each(configs: impl Iterator<Item = WeirConfig>) -> Self {
         let fleet = Self::start_at_once(configs).await;
-        fleet.is_whole().await;
+        fleet.has_leases().await;
         fleet
     }
 
@@ -66,10 +67,22 @@ impl Fleet {
         Self { weirs: futures::future::join_all(configs.iter().map(WeirConfig::start)).await }
     }
 
-    /// Waits until every weir sees all of them, each with its place in the bucket.
+    /// Waits until every weir sees all of them.
     pub async fn is_whole(&self) {
         for weir in &self.weirs {
             sees(weir, self.weirs.len()).await;
+        }
+    }
+
+    /// Waits until every weir knows all of them by their places in the bucket, and has its leases.
+    pub async fn has_leases(&self) {
+        for weir in &self.weirs {
+            eventually(PATIENCE, "a weir has its leases beside all others", async || {
+                let seen = fleetz(weir).await;
+                let has_leases = seen["live"] == self.weirs.len() && seen["mode"] == "lease";
+                if has_leases { Ok(()) } else { Err(seen) }
+            })
+            .await;
         }
     }
 
