@@ -288,7 +288,7 @@ impl Context {
         SessionFacts {
             id: self.id,
             accepted: self.accepted.into_std().into(),
-            peer: self.peer,
+            peer: self.peer.into(),
             listener: Arc::clone(&self.listener.name),
             said: mem::take(&mut log.said),
             by_token: log.by_token,
@@ -308,7 +308,7 @@ impl Context {
         SessionFacts {
             id: self.id,
             accepted: self.accepted.into_std().into(),
-            peer: self.peer,
+            peer: self.peer.into(),
             listener: Arc::clone(&self.listener.name),
             said: self.log.said.clone(),
             by_token: self.log.by_token,

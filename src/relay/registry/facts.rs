@@ -1,7 +1,8 @@
 //! What a session is known by: who the client is and where it comes from, and where it is connected.
 
 use std::{
-    net::{Ipv4Addr, SocketAddr},
+    fmt,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::Arc,
 };
 
@@ -45,6 +46,42 @@ impl ListenerName {
     }
 }
 
+/// Where a client comes from: what a `SocketAddr` says but for the zone of a link-local address, in 20 bytes and not 32,
+/// since each session keeps one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Peer {
+    ip: IpAddr,
+    port: u16,
+}
+
+impl Peer {
+    pub fn ip(&self) -> IpAddr {
+        self.ip
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+}
+
+impl From<SocketAddr> for Peer {
+    fn from(address: SocketAddr) -> Self {
+        Self { ip: address.ip(), port: address.port() }
+    }
+}
+
+impl From<Peer> for SocketAddr {
+    fn from(Peer { ip, port }: Peer) -> Self {
+        Self::new(ip, port)
+    }
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        SocketAddr::from(*self).fmt(f)
+    }
+}
+
 /// What does not change while a session lives.
 #[derive(Debug)]
 pub struct SessionFacts {
@@ -52,7 +89,7 @@ pub struct SessionFacts {
     pub id: u64,
     pub accepted: Moment,
     /// Where the client comes from: the connection's peer, or who a trusted proxy says it is.
-    pub peer: SocketAddr,
+    pub peer: Peer,
     pub listener: Arc<ListenerName>,
     /// User, name, language and version, as the client said.
     pub said: Said,
@@ -107,7 +144,7 @@ impl Default for SessionFacts {
         Self {
             id: 0,
             accepted: Moment::default(),
-            peer: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
+            peer: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)).into(),
             listener: Arc::default(),
             said: Said::default(),
             by_token: false,
@@ -121,6 +158,13 @@ impl Default for SessionFacts {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::relay::registry::SessionHandle;
+
+    /// With its counts of owners it is a class of sizes of jemalloc, 256 B; one byte more takes 320 B of each session.
+    #[test]
+    fn a_handle_is_not_larger_than_its_class_of_sizes() {
+        assert!(size_of::<SessionHandle>() + 2 * size_of::<usize>() <= 256, "{}", size_of::<SessionHandle>());
+    }
 
     #[test]
     fn kinds_are_those_of_the_configuration() {

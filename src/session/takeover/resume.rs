@@ -223,7 +223,7 @@ fn register(shared: &Arc<Shared>, state: &SessionState, listener: &Listener, ser
     let facts = SessionFacts {
         id: state.id,
         accepted: Moment::from_raw(state.accepted),
-        peer: state.peer,
+        peer: state.peer.into(),
         listener: Arc::clone(&listener.name),
         said: Said::new(user.as_deref(), name.as_deref(), lang.as_deref(), version.as_deref()),
         by_token: state.by_token,

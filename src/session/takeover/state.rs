@@ -111,7 +111,7 @@ impl SessionState {
         Self {
             id: *id,
             kind: Kind::Plain,
-            peer: *peer,
+            peer: (*peer).into(),
             listener: listener.address,
             accepted: accepted.raw(),
             began: accepted.raw(),
