@@ -49,6 +49,7 @@ pub fn with_servers(
         })
 }
 
+/// Where one client is connected, or tries to be.
 #[derive(Debug)]
 struct OwnClient {
     servers: Arc<Servers>,

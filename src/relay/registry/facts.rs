@@ -46,8 +46,8 @@ impl ListenerName {
     }
 }
 
-/// Where a client comes from: what a `SocketAddr` says but for the zone of a link-local address, in 20 bytes and not 32,
-/// since each session keeps one.
+/// Where a client comes from: what a `SocketAddr` says but for the zone of a link-local address, in 20 bytes and not
+/// 32, since each session keeps one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Peer {
     ip: IpAddr,
