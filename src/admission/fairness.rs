@@ -35,14 +35,7 @@ type TestAdmission = Admission<Waits>;
 
 /// Servers without a reading.
 pub fn unknown_servers(servers: usize) -> Arc<Servers> {
-    let server = |n| ServerParams {
-        name: None,
-        address: format!("n{n}:4222"),
-        websocket: None,
-        leafnode: None,
-        monitor: None,
-        max_connections: None,
-    };
+    let server = |n| ServerParams::bare(format!("n{n}:4222"));
     let cluster = upstream::Params {
         system: false,
         poll_interval: Duration::from_secs(1),

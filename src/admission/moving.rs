@@ -145,11 +145,8 @@ mod tests {
     fn servers() -> [Arc<Server>; 2] {
         let of = |name: &str| ServerParams {
             name: Some(name.into()),
-            address: format!("{name}:4222"),
-            websocket: None,
-            leafnode: None,
-            monitor: None,
             max_connections: Some(100),
+            ..ServerParams::bare(format!("{name}:4222"))
         };
         let servers = Servers::new(&Params::bare(vec![of("n1"), of("n2")]));
         let mut all = servers.iter();

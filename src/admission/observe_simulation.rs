@@ -160,11 +160,8 @@ impl Side {
 fn servers(most: Option<u32>) -> Arc<Servers> {
     let server = |n: usize| ServerParams {
         name: Some(format!("n{n}")),
-        address: format!("n{n}:4222"),
-        websocket: None,
-        leafnode: None,
-        monitor: None,
         max_connections: most,
+        ..ServerParams::bare(format!("n{n}:4222"))
     };
     Arc::new(Servers::new(&upstream::Params {
         system: false,

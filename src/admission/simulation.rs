@@ -114,11 +114,8 @@ fn limits(max: Option<u32>, rate: Option<u32>, weight: u32) -> AccountLimits {
 fn cluster(servers: usize) -> upstream::Params {
     let server = |n: usize| ServerParams {
         name: Some(format!("n{n}")),
-        address: format!("n{n}:4222"),
-        websocket: None,
-        leafnode: None,
         monitor: Some("http://n:8222".into()),
-        max_connections: None,
+        ..ServerParams::bare(format!("n{n}:4222"))
     };
     upstream::Params {
         system: false,

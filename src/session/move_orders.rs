@@ -97,11 +97,8 @@ mod tests {
     fn each_order_is_answered_and_its_slot_given_back() {
         let of = |name: &str| ServerParams {
             name: Some(name.into()),
-            address: format!("{name}:4222"),
-            websocket: None,
-            leafnode: None,
-            monitor: None,
             max_connections: Some(100),
+            ..ServerParams::bare(format!("{name}:4222"))
         };
         let servers = Servers::new(&Params::bare(vec![of("n1")]));
         let server = servers.iter().next().unwrap();

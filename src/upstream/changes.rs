@@ -119,11 +119,8 @@ mod tests {
     fn params(name: &str) -> ServerParams {
         ServerParams {
             name: Some(name.into()),
-            address: format!("{name}:4222"),
-            websocket: None,
-            leafnode: None,
-            monitor: None,
             max_connections: Some(100),
+            ..ServerParams::bare(format!("{name}:4222"))
         }
     }
 

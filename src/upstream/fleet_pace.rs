@@ -256,14 +256,7 @@ mod tests {
 
     impl Weir {
         fn new(id: &str) -> Self {
-            let server = ServerParams {
-                name: None,
-                address: "n1:4222".into(),
-                websocket: None,
-                leafnode: None,
-                monitor: None,
-                max_connections: None,
-            };
+            let server = ServerParams::bare("n1:4222");
             let mut rng = fastrand::Rng::with_seed(7);
             let fleet = Arc::new(Fleet::new("edge", MemberId::new(id).unwrap(), Instant::now(), &mut rng));
             let servers = Servers::new(&Params::bare(vec![server]));

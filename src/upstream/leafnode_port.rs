@@ -146,12 +146,9 @@ mod tests {
     #[test]
     fn a_port_that_did_not_answer_is_tried_by_the_next_leafnode_after_a_pause() {
         let params = |n| ServerParams {
-            name: None,
-            address: format!("n{n}:4222"),
-            websocket: None,
             leafnode: Some(format!("n{n}:7422")),
-            monitor: None,
             max_connections: Some(10),
+            ..ServerParams::bare(format!("n{n}:4222"))
         };
         let servers = Servers::new(&Params::bare(vec![params(1), params(2)]));
         let [first, second] = &servers.iter().collect::<Vec<_>>()[..] else { panic!("two") };

@@ -47,14 +47,7 @@ mod tests {
 
     #[test]
     fn it_counts_from_before_the_dial_and_once_with_every_reading() {
-        let params = ServerParams {
-            name: None,
-            address: "n1:4222".into(),
-            websocket: None,
-            leafnode: None,
-            monitor: None,
-            max_connections: Some(3),
-        };
+        let params = ServerParams { max_connections: Some(3), ..ServerParams::bare("n1:4222") };
         let servers = Servers::new(&Params::bare(vec![params]));
         let (server, now) = (servers.iter().next().expect("one"), Instant::now());
         let load = server.load();

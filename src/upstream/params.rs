@@ -80,6 +80,15 @@ pub struct Params {
 }
 
 #[cfg(test)]
+impl ServerParams {
+    /// A server for tests, of which only the address of its client port is configured.
+    pub fn bare(address: impl Into<String>) -> Self {
+        let address = address.into();
+        Self { name: None, address, websocket: None, leafnode: None, monitor: None, max_connections: None }
+    }
+}
+
+#[cfg(test)]
 impl Params {
     /// A cluster for tests: no key of its configuration is given, no slots are kept, and no server starts slowly.
     pub fn bare(servers: Vec<ServerParams>) -> Self {

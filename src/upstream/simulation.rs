@@ -76,11 +76,8 @@ impl World {
     fn new(seed: u64, servers: usize, cores: f64, work: f64) -> Self {
         let server = |n: usize| ServerParams {
             name: Some(format!("n{n}")),
-            address: format!("n{n}:4222"),
-            websocket: None,
-            leafnode: None,
             monitor: Some("http://n:8222".into()),
-            max_connections: None,
+            ..ServerParams::bare(format!("n{n}:4222"))
         };
         let params = Params { slow_start: Duration::from_secs(10), ..Params::bare((0..servers).map(server).collect()) };
         let now = Instant::now();

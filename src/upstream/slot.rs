@@ -301,12 +301,9 @@ mod tests {
     #[test]
     fn a_leafnode_counts_once_its_server_has_let_it_in() {
         let params = ServerParams {
-            name: None,
-            address: "n1:4222".into(),
-            websocket: None,
             leafnode: Some("n1:7422".into()),
-            monitor: None,
             max_connections: Some(10),
+            ..ServerParams::bare("n1:4222")
         };
         let servers = Servers::new(&Params::bare(vec![params]));
         let (server, now) = (servers.iter().next().expect("one"), Instant::now());

@@ -170,14 +170,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_evacuation_that_ends_in_any_way_lets_the_next_one_begin() {
-        let server = ServerParams {
-            name: Some("n1".into()),
-            address: "n1:4222".to_owned(),
-            websocket: None,
-            leafnode: None,
-            monitor: None,
-            max_connections: None,
-        };
+        let server = ServerParams { name: Some("n1".into()), ..ServerParams::bare("n1:4222") };
         let server = Servers::new(&Params::bare(vec![server])).iter().next().unwrap().id();
         let state = Arc::<Mutex<State>>::default();
         let now = Instant::now();

@@ -140,12 +140,8 @@ impl World {
     fn new(seed: u64, scenario: Scenario) -> Self {
         let start = Instant::now() + Duration::from_secs(1000);
         let server = |n: usize| ServerParams {
-            name: None,
-            address: format!("n{n}:4222"),
-            websocket: None,
-            leafnode: None,
             monitor: Some("http://n:8222".into()),
-            max_connections: None,
+            ..ServerParams::bare(format!("n{n}:4222"))
         };
         let params = Params::bare((0..scenario.servers).map(server).collect());
         let weir = |n: usize| Weir {

@@ -154,14 +154,7 @@ mod tests {
     };
 
     fn servers(addresses: &[&str]) -> Servers {
-        let one = |address: &&str| ServerParams {
-            name: None,
-            address: (*address).to_owned(),
-            websocket: None,
-            leafnode: None,
-            monitor: None,
-            max_connections: Some(100),
-        };
+        let one = |address: &&str| ServerParams { max_connections: Some(100), ..ServerParams::bare(*address) };
         Servers::new(&Params { servers: addresses.iter().map(one).collect(), ..Params::bare(Vec::new()) })
     }
 

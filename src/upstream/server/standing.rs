@@ -148,8 +148,7 @@ mod tests {
 
     #[test]
     fn a_server_says_why_it_gets_nobody() {
-        let (address, max_connections) = ("n1:4222".into(), Some(10));
-        let n1 = ServerParams { name: None, address, websocket: None, leafnode: None, monitor: None, max_connections };
+        let n1 = ServerParams { max_connections: Some(10), ..ServerParams::bare("n1:4222") };
         let (servers, now) = (Servers::new(&Params::bare(vec![n1])), Instant::now());
         let server = servers.iter().next().unwrap();
         let standing = |after: u64| server.standing(now + Duration::from_millis(after));

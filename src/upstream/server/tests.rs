@@ -47,14 +47,7 @@ fn cluster(system: bool, slow_start: Duration) -> Params {
 }
 
 fn n1(monitor: Option<&str>, max_connections: Option<u32>) -> ServerParams {
-    ServerParams {
-        name: None,
-        address: "n1:4222".into(),
-        websocket: None,
-        leafnode: None,
-        monitor: monitor.map(Into::into),
-        max_connections,
-    }
+    ServerParams { monitor: monitor.map(Into::into), max_connections, ..ServerParams::bare("n1:4222") }
 }
 
 /// What [`Server::view`] should say, computed in another way: from the state under the lock.
@@ -248,14 +241,7 @@ fn what_an_old_reading_said_is_forgotten() {
 fn a_server_is_waited_for_until_it_has_been_asked_once() {
     let server = |monitor: Option<&str>| {
         let address = "n1:4222".to_owned();
-        let one = ServerParams {
-            name: None,
-            address,
-            websocket: None,
-            leafnode: None,
-            monitor: monitor.map(Into::into),
-            max_connections: None,
-        };
+        let one = ServerParams { monitor: monitor.map(Into::into), ..ServerParams::bare(address) };
         Server::new(
             ServerId::from_raw(0),
             one,

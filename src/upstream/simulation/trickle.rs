@@ -70,11 +70,8 @@ impl World {
     fn new(seed: u64, sessions: &[usize], max_connections: u32, kinds: &[(f64, f64)]) -> Self {
         let server = |n: usize| ServerParams {
             name: Some(format!("n{n}")),
-            address: format!("n{n}:4222"),
-            websocket: None,
-            leafnode: None,
-            monitor: None,
             max_connections: Some(max_connections),
+            ..ServerParams::bare(format!("n{n}:4222"))
         };
         let params = Params::bare((0..sessions.len()).map(server).collect());
         let (now, servers) = (Instant::now(), Servers::new(&params));

@@ -19,12 +19,9 @@ impl Test {
     fn new(capacity: u32) -> Self {
         let now = Instant::now();
         let server = ServerParams {
-            name: None,
-            address: "n1:4222".into(),
-            websocket: None,
-            leafnode: None,
             monitor: Some("http://n1:8222".into()),
             max_connections: Some(capacity),
+            ..ServerParams::bare("n1:4222")
         };
         let servers = Servers::new(&Params::bare(vec![server]));
         Self { servers, book: LeaseBook::new(Keys::of_fleet("edge"), Standing::new(now)), now }
@@ -227,14 +224,7 @@ fn a_slot_gives_its_place_back_whatever_becomes_of_it() {
 #[test]
 fn who_waits_is_wanted_for_at_every_server_by_its_room() {
     let mut test = Test::new(100);
-    test.servers.add(ServerParams {
-        name: None,
-        address: "n2:4222".into(),
-        websocket: None,
-        leafnode: None,
-        monitor: None,
-        max_connections: Some(60),
-    });
+    test.servers.add(ServerParams { max_connections: Some(60), ..ServerParams::bare("n2:4222") });
     test.reads(80);
     for (queued, wanted) in [(0, [0, 0]), (1, [1, 1]), (40, [10, 30]), (1000, [20, 60])] {
         assert!(test.looks(2, false, queued));
