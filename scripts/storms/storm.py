@@ -6,8 +6,9 @@ from processes import WEIR
 
 
 def begin_storm(urls, clients, seconds, like="go", more=(), nice=0):
-    """With `nice` the clients leave the CPU to the processes that they come to, as if they had machines of their own."""
-    command = ["nice", "-n", str(nice), WEIR, "storm", "--json", "--clients", str(clients), "--like", like, "--for", f"{seconds:.0f}s", *more]
+    """With a `nice` of 19 the clients leave the CPU to servers and weirs, as if they had machines of their own."""
+    command = ["nice", "-n", str(nice), WEIR, "storm", "--json", "--clients", str(clients)]
+    command += ["--like", like, "--for", f"{seconds:.0f}s", *more]
     for url in urls:
         command += ["--url", url]
     # With --json it shows no progress; its stderr holds only errors.

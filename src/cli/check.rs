@@ -186,17 +186,10 @@ fn of_servers(config: &Config) -> std::io::Result<Vec<Finding>> {
         let servers = Arc::new(Servers::new(&upstream));
         seen.extend(examine::examine(&servers, (&upstream, named), &access).await);
         if let Some(fleet) = &config.fleet {
-            let addresses: Vec<String> = servers.iter().map(|server| server.address().to_owned()).collect();
             let needs_leases = fleet.quota == SharedBy::Lease;
             let (login, replicas) = (fleet.login.as_ref(), fleet.replicas);
-            let of_fleet = permissions::examine(
-                &fleet.name,
-                login,
-                needs_leases,
-                replicas,
-                (&addresses, &servers),
-                access.tls.as_deref(),
-            );
+            let tls = access.tls.as_deref();
+            let of_fleet = permissions::examine(&fleet.name, login, needs_leases, replicas, &servers, tls);
             seen.extend(of_fleet.await);
         }
         if let Some(login) = &config.system_login {

@@ -15,6 +15,7 @@ use crate::{
         ClusterAccess,
         discover::Discover,
         http_client::MonitorClient,
+        own_client,
         own_dial::INFO_TIMEOUT,
         system_account::{Login, SystemAccount},
         varz::Varz,
@@ -82,7 +83,7 @@ pub async fn examine_login(login: &Login, servers: &Arc<Servers>, access: &Clust
         let remedy = "write a login of a user of the system account, which may publish to $SYS.REQ.>".to_owned();
         Some(Observation { key: login.key().to_owned(), what, remedy, is_wrong: true })
     };
-    let addresses: Vec<String> = servers.iter().map(|server| server.address().to_owned()).collect();
+    let addresses = own_client::addresses(servers);
     let system = match SystemAccount::connect(login, &addresses, access.tls.as_deref(), servers).await {
         Ok(system) => system,
         Err(err) => return wrong(format!("it cannot be used ({err})")),

@@ -2,6 +2,7 @@
 //! that its connection counts there from before the dial.
 
 use std::{
+    collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -22,8 +23,14 @@ pub fn is_refusal(error: &ClientError) -> bool {
     error.to_string().ends_with(REFUSED)
 }
 
+/// The address of every server, `host:port`.
+pub fn addresses(servers: &Servers) -> Vec<String> {
+    servers.iter().map(|server| server.address().to_owned()).collect()
+}
+
 /// Has a client connect to one server after another, and its connection count there. It waits for `pause` of the number
-/// of tries before each, and tells `heard` what happens: that no server answers only once each has been tried.
+/// of tries before each, the first one included, and tells `heard` what happens: that no server answers only once each
+/// has been tried.
 pub fn with_servers(
     options: ConnectOptions,
     servers: &Arc<Servers>,
@@ -33,6 +40,9 @@ pub fn with_servers(
     let own = Arc::new(OwnClient { servers: Arc::clone(servers), inner: Mutex::default() });
     let (pause, events) = (Arc::new(pause), Arc::clone(&own));
     options
+        // Only to the configured servers, like clients that come through weir.
+        .ignore_discovered_servers()
+        .retry_on_initial_connect()
         .reconnect_to_server_callback(move |pool, _| {
             let (own, pause) = (Arc::clone(&own), Arc::clone(&pause));
             async move {
@@ -84,22 +94,20 @@ impl OwnClient {
     /// The server to dial; the connection counts there from now on. `None` where there is none.
     fn choose(&self, pool: &[PoolServer]) -> Option<ReconnectToServer> {
         let now = timer::now();
-        let known: Vec<_> = self.servers.iter().collect();
-        let of = |addr: &ServerAddr| {
-            known.iter().find(|one| one.address().parse().is_ok_and(|its: ServerAddr| its == *addr))
-        };
+        let at = |server: Arc<Server>| Some((server.address().parse::<ServerAddr>().ok()?, server));
+        let known: HashMap<_, _> = self.servers.iter().filter_map(at).collect();
+        // The reserve is for weir's own connections too.
         let takes_no_more = |server: &Server| {
             server.is_draining() || server.is_lame_duck(now) || server.load().projected() >= server.load().capacity()
         };
         // A name by which servers are discovered is none of them: what is dialled there counts with the next reading.
-        let cost = |one: &PoolServer| {
-            let is_worse = of(&one.addr).is_none_or(|server| takes_no_more(server));
+        let chosen = pool.iter().min_by_key(|one| {
+            let is_worse = known.get(&one.addr).is_none_or(|server| takes_no_more(server));
             (one.failed_attempts, is_worse, fastrand::u64(..))
-        };
-        let chosen = pool.iter().min_by_key(|one| cost(one))?;
+        })?;
         let mut inner = self.inner();
         inner.pool = pool.len();
-        inner.connection = of(&chosen.addr).map(OwnConnection::begin);
+        inner.connection = known.get(&chosen.addr).map(OwnConnection::begin);
         Some(ReconnectToServer { addr: chosen.addr.clone(), delay: Some(Duration::ZERO) })
     }
 
@@ -125,20 +133,19 @@ impl OwnClient {
     }
 }
 
+/// That a server has refused the login, for tests.
+#[cfg(test)]
+pub fn refusal() -> Event {
+    Event::ClientError(ClientError::Other(REFUSED.into()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::upstream::{Params, ServerParams};
 
     fn servers(addresses: &[&str]) -> Arc<Servers> {
-        let one = |address: &&str| ServerParams {
-            name: None,
-            address: (*address).into(),
-            websocket: None,
-            leafnode: None,
-            monitor: None,
-            max_connections: Some(10),
-        };
+        let one = |address: &&str| ServerParams { max_connections: Some(10), ..ServerParams::bare(*address) };
         Arc::new(Servers::new(&Params::bare(addresses.iter().map(one).collect())))
     }
 
@@ -189,13 +196,14 @@ mod tests {
         let own = client(&servers);
         let two = pool(&[("n1:4222", 0), ("n2:4222", 0)]);
         let error = |words: &str| Event::ClientError(ClientError::Other(words.into()));
-        let fails = |words: &str| {
+        let happens = |event: &Event| {
             own.next_try();
             own.choose(&two).expect("a server");
-            own.is_news(&error(words))
+            own.is_news(event)
         };
+        let fails = |words: &str| happens(&error(words));
         assert_eq!([1, 2, 3, 4].map(|_| fails("nats: IO error")), [false, true, false, true]);
-        assert!(fails("nats: authorization violation"), "another server may let it in: who counts has to know");
+        assert!(happens(&refusal()), "another server may let it in: who counts has to know");
         assert!(!fails("nats: IO error") && own.next_try() == 7);
         own.choose(&two).expect("a server");
         assert!(own.is_news(&Event::Connected));

@@ -103,11 +103,8 @@ impl SystemAccount {
         let (pauses, events) = (Arc::clone(&login), Arc::clone(&login));
         let options = options
             .name("weir")
-            // Only to the configured servers, like clients that come through weir.
-            .ignore_discovered_servers()
             // weir may answer requests to the servers, but not its own.
             .no_echo()
-            .retry_on_initial_connect()
             .request_timeout(Some(ANSWER_TIMEOUT))
             .connection_timeout(CONNECT_TIMEOUT)
             .ping_interval(Duration::from_secs(10));

@@ -294,20 +294,17 @@ mod tests {
     use async_nats::ClientError;
 
     use super::*;
-
-    fn refused() -> Event {
-        Event::ClientError(ClientError::Other("authorization violation".into()))
-    }
+    use crate::cluster::own_client::refusal;
 
     #[tokio::test(start_paused = true)]
     async fn a_login_that_every_server_refuses_is_told_once_and_tried_less_and_less_often() {
         let login = SystemLogin::new("cluster.system.password", 2);
         assert!(login.is_open() && !login.is_good());
-        login.heard(&refused());
+        login.heard(&refusal());
         assert!(login.inner().told.is_none(), "the other server may let it in");
         let pauses: Vec<_> = (0..20)
             .map(|n| {
-                login.heard(&refused());
+                login.heard(&refusal());
                 assert_eq!(login.inner().told, Some(Fault::Refused));
                 login.pause(n)
             })

@@ -62,11 +62,8 @@ impl Connection {
         let (pauses, events) = (Arc::clone(&health), Arc::clone(&health));
         let options = options?
             .name("weir fleet")
-            // Only to the configured servers, like clients that come through weir.
-            .ignore_discovered_servers()
             // Whoever may use the subjects of the fleet may hear the answers: the login needs no other permission.
             .custom_inbox_prefix(subjects.inboxes())
-            .retry_on_initial_connect()
             .request_timeout(None)
             .connection_timeout(CONNECT_TIMEOUT)
             .ping_interval(PING_INTERVAL)
@@ -270,7 +267,7 @@ mod tests {
     #[test]
     fn a_login_that_every_server_refuses_is_tried_less_and_less_often() {
         let health = Health::new("fleet.user", 2);
-        let refused = Event::ClientError(ClientError::Other("authorization violation".into()));
+        let refused = own_client::refusal();
         health.heard(&refused);
         assert!(health.inner().told.is_none(), "the other server may let it in");
         for _ in 0..20 {

@@ -7,7 +7,7 @@ use async_nats::{Client, HeaderMap, header};
 use tokio::time::timeout;
 
 use crate::{
-    cluster::{examine::Observation, system_account::Login},
+    cluster::{examine::Observation, own_client, system_account::Login},
     fleet::{lease::Holder, member::MemberId},
     fleet_link::{
         bucket::Bucket,
@@ -31,14 +31,15 @@ pub async fn examine(
     login: Option<&Login>,
     needs_leases: bool,
     replicas: Option<usize>,
-    (addresses, servers): (&[String], &Arc<Servers>),
+    servers: &Arc<Servers>,
     tls: Option<&Connector>,
 ) -> Vec<Observation> {
     let subjects = Subjects::of(fleet);
     let key = key_of(login);
     let wrong =
         |key: &str, what: String, remedy: String| Observation { key: key.to_owned(), what, remedy, is_wrong: true };
-    let connection = match Connection::open(login, (addresses, servers), tls, &subjects).await {
+    let addresses = own_client::addresses(servers);
+    let connection = match Connection::open(login, (&addresses, servers), tls, &subjects).await {
         Ok(connection) => connection,
         Err(err) => {
             let remedy = "write a login of a user of an ordinary account".to_owned();

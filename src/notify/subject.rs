@@ -123,13 +123,7 @@ async fn connect(
     notifier: &Arc<Notifier>,
 ) -> Result<Client, async_nats::Error> {
     let (heard, counts, told) = (publish.clone(), Arc::clone(notifier), Arc::new(Told::default()));
-    let options = publish
-        .login
-        .options(tls)?
-        .name("weir events")
-        .ignore_discovered_servers()
-        .retry_on_initial_connect()
-        .client_capacity(MAX_WAITING);
+    let options = publish.login.options(tls)?.name("weir events").client_capacity(MAX_WAITING);
     let pause = |tries| {
         let seconds = u64::try_from(tries).unwrap_or(LONGEST_PAUSE).min(LONGEST_PAUSE);
         Duration::from_secs(seconds).mul_f64(0.75 + 0.5 * fastrand::f64())

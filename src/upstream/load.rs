@@ -21,7 +21,7 @@ pub struct Load {
     /// The server counts a connection of weir's for certain once it has sent INFO on it.
     connections: ReconciledCount,
     /// Of those that weir holds, the ones that are for no client.
-    own: AtomicU32,
+    own_connections: AtomicU32,
     /// Slots between reservation and the server's PONG, except those that wait for the client's CONNECT or are overdue.
     handshakes: AtomicU32,
     /// Slots whose handshake takes longer than others do.
@@ -129,12 +129,12 @@ impl Load {
     /// Takes a connection of weir's own, whether one is free or not: [`Load::opened`] once the server has let weir in.
     pub fn own_connection_begins(&self) {
         self.connections.reserve(u32::MAX);
-        self.own.fetch_add(1, Relaxed);
+        self.own_connections.fetch_add(1, Relaxed);
     }
 
     /// Gives it back; `was_open` says whether [`Load::opened`] was called for it.
     pub fn own_connection_ended(&self, was_open: bool) {
-        self.own.fetch_sub(1, Relaxed);
+        self.own_connections.fetch_sub(1, Relaxed);
         self.connections.release(was_open);
     }
 
@@ -207,7 +207,7 @@ impl Load {
 
     /// Slots that weir holds for clients.
     pub fn held(&self) -> u32 {
-        self.connections.held().saturating_sub(self.own.load(Relaxed))
+        self.connections.held().saturating_sub(self.own_connections.load(Relaxed))
     }
 
     /// Handshakes under way.

@@ -3,6 +3,7 @@
 
 use weir_testkit::{crowd::*, *};
 
+/// The `max_connections` of the server.
 const MOST: usize = 12;
 
 const READ_OFTEN: &str = "poll_interval = \"200ms\"";

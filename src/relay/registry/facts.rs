@@ -49,12 +49,12 @@ impl ListenerName {
 /// Where a client comes from: what a `SocketAddr` says but for the zone of a link-local address, in 20 bytes and not
 /// 32, since each session keeps one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Peer {
+pub struct PeerAddress {
     ip: IpAddr,
     port: u16,
 }
 
-impl Peer {
+impl PeerAddress {
     pub fn ip(&self) -> IpAddr {
         self.ip
     }
@@ -64,19 +64,19 @@ impl Peer {
     }
 }
 
-impl From<SocketAddr> for Peer {
+impl From<SocketAddr> for PeerAddress {
     fn from(address: SocketAddr) -> Self {
         Self { ip: address.ip(), port: address.port() }
     }
 }
 
-impl From<Peer> for SocketAddr {
-    fn from(Peer { ip, port }: Peer) -> Self {
+impl From<PeerAddress> for SocketAddr {
+    fn from(PeerAddress { ip, port }: PeerAddress) -> Self {
         Self::new(ip, port)
     }
 }
 
-impl fmt::Display for Peer {
+impl fmt::Display for PeerAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         SocketAddr::from(*self).fmt(f)
     }
@@ -89,7 +89,7 @@ pub struct SessionFacts {
     pub id: u64,
     pub accepted: Moment,
     /// Where the client comes from: the connection's peer, or who a trusted proxy says it is.
-    pub peer: Peer,
+    pub peer: PeerAddress,
     pub listener: Arc<ListenerName>,
     /// User, name, language and version, as the client said.
     pub said: Said,
