@@ -13,7 +13,7 @@ use std::{
 use divan::{Bencher, black_box};
 use weir::internals::{
     admission::{self, AccountLimits, Admission, Client, Limit, Proof, Quota, Rate, Return, Step, Wait, Waiter},
-    identity::{ClientKey, Credential, Keys},
+    identity::{ClientKey, Credential, CredentialKey, Keys},
     upstream::{Placement, Servers, Urgency, placement},
 };
 
@@ -48,11 +48,18 @@ fn place(bencher: Bencher<'_, '_>, count: usize) {
 }
 
 /// A client in the queue that is never told of its turn.
-struct Nobody;
+#[derive(Default)]
+struct Nobody {
+    credential: Option<CredentialKey>,
+}
 
 impl Waiter for Nobody {
     fn has_left(&self) -> bool {
         false
+    }
+
+    fn credential(&self) -> Option<CredentialKey> {
+        self.credential
     }
 }
 
@@ -137,7 +144,7 @@ fn connect_check_admits(bencher: Bencher<'_, '_>, count: usize) {
     let mut rng = fastrand::Rng::with_seed(1);
     bencher.bench_local(|| {
         let client = client_of(&account, black_box(key), now);
-        let (_, step) = Wait::at_connect(&admission, client, now, &mut rng, || Nobody);
+        let (_, step) = Wait::at_connect(&admission, client, now, &mut rng, Nobody::default);
         matches!(step, Step::Dial(_))
     });
 }
@@ -151,7 +158,7 @@ fn connect_check_refuses(bencher: Bencher<'_, '_>) {
     let mut rng = fastrand::Rng::with_seed(1);
     bencher.bench_local(|| {
         let client = client_of(&account, black_box(key), now);
-        let (_, step) = Wait::at_connect(&admission, client, now, &mut rng, || Nobody);
+        let (_, step) = Wait::at_connect(&admission, client, now, &mut rng, Nobody::default);
         matches!(step, Step::Refuse(_) | Step::Wait(_))
     });
 }
@@ -164,7 +171,31 @@ fn connect_check_holds_and_gives_up(bencher: Bencher<'_, '_>, count: usize) {
     let mut rng = fastrand::Rng::with_seed(1);
     bencher.bench_local(|| {
         let client = client_of(&account, black_box(key), now);
-        let (wait, step) = Wait::at_connect(&admission, client, now, &mut rng, || Nobody);
+        let (wait, step) = Wait::at_connect(&admission, client, now, &mut rng, Nobody::default);
+        wait.leave(&admission, now);
+        matches!(step, Step::Wait(_))
+    });
+}
+
+/// Every server is full and 20,000 clients wait, with as many credentials as told: one more into the queue, and out of
+/// it again unserved. `default` is the lane of those whose account nobody knows, where credentials take turns.
+#[divan::bench(args = [("ORDERS", 1), ("default", 1), ("default", 20_000)])]
+fn connect_check_holds_behind_20_000(bencher: Bencher<'_, '_>, (account, credentials): (&str, u64)) {
+    let admission = admission(no_limit(), no_limit(), servers(3, 0));
+    let (account, key, now) = (Arc::from(account), client_key(), Instant::now());
+    let mut rng = fastrand::Rng::with_seed(1);
+    let mut hold = |n: u64| {
+        let client = client_of(&account, black_box(key), now);
+        Wait::at_connect(&admission, client, now, &mut rng, || Nobody {
+            credential: Some(CredentialKey::from_raw(n % credentials)),
+        })
+    };
+    let waiting: Vec<_> = (0..20_000).map(&mut hold).map(|(wait, _)| wait).collect();
+    assert_eq!(admission.queued(), waiting.len());
+    let mut n = 0;
+    bencher.bench_local(|| {
+        n += 1;
+        let (wait, step) = hold(n);
         wait.leave(&admission, now);
         matches!(step, Step::Wait(_))
     });

@@ -48,8 +48,20 @@ impl Waiter for TurnSender {
         self.turn.is_closed()
     }
 
+    fn credential(&self) -> Option<CredentialKey> {
+        self.login.as_ref().map(|(_, credential)| *credential)
+    }
+
     fn account_by_now(&self) -> Option<Arc<str>> {
         self.login.as_ref().and_then(|(directory, credential)| directory.learned(*credential))
+    }
+}
+
+/// A server has named this account for a credential. Clients that wait with it take turns from now on with those that
+/// are known.
+pub fn learn(admission: &SessionAdmission, directory: &Directory, credential: CredentialKey, account: &Arc<str>) {
+    if directory.learn(credential, account) {
+        admission.account_is_named(credential);
     }
 }
 

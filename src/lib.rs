@@ -76,7 +76,7 @@ pub mod internals {
         }
     }
     pub mod identity {
-        pub use crate::identity::{ClientKey, Credential, Keys};
+        pub use crate::identity::{ClientKey, Credential, CredentialKey, Keys};
     }
     pub mod protocol {
         pub use crate::protocol::{

@@ -19,7 +19,7 @@ use crate::{
     admission::AccountSlot,
     advertised_info::AdvertisedInfo,
     cluster::{access::ClusterAccess, error::PollError, http_client::MonitorClient},
-    dispatch::SessionAdmission,
+    dispatch::{self, SessionAdmission},
     identity::{CredentialKey, Directory},
     net::timer,
     outcome::Cause,
@@ -96,7 +96,9 @@ pub async fn run(
                 }
                 let asked = ask(&servers, &advertised_info, &access, &mut ports, &lookup);
                 match timeout(ANSWER_TIMEOUT, asked).await.unwrap_or(Err(PollError::TimedOut)) {
-                    Ok(Some(account)) => directory.learn(lookup.credential, &account.into()),
+                    Ok(Some(account)) => {
+                        dispatch::learn(&admission, &directory, lookup.credential, &account.into());
+                    }
                     // The client has left already.
                     Ok(None) => {}
                     Err(err) => {

@@ -79,10 +79,10 @@ impl Directory {
         self.learned.get(&key).map(|account| Arc::clone(&account))
     }
 
-    /// Remembers the account that a server named for a credential.
-    pub fn learn(&self, key: CredentialKey, account: &Arc<str>) {
+    /// Remembers the account that a server named for a credential. Returns whether that is news.
+    pub fn learn(&self, key: CredentialKey, account: &Arc<str>) -> bool {
         if self.learned.get(&key).is_some_and(|known| *known == *account) {
-            return;
+            return false;
         }
         if self.learned.len() >= MOST_LEARNED {
             // Every other one is dropped, in no order. That is cheap and rare.
@@ -93,6 +93,7 @@ impl Directory {
             });
         }
         self.learned.insert(key, Arc::clone(account));
+        true
     }
 
     /// What it has learned, by account, for a process that takes over.

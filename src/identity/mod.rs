@@ -116,7 +116,7 @@ impl<'a> Credential<'a> {
 
 /// A keyed hash of a credential. It reveals no secret, and is valid only in this process and in one that takes over
 /// from it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct CredentialKey(u64);
 
 /// A keyed hash of source, credential and client name, by which weir recognises a client that reconnects.

@@ -14,6 +14,7 @@ use crate::{
     admission::{Account, AccountSlot, Claim, Pass},
     cluster::account_lookup::{AccountLookup, Then},
     dial::LoggedIn,
+    dispatch,
     fleet::lease::allowance::LeaseWait,
     identity::CredentialKey,
     net::timer::now,
@@ -76,7 +77,7 @@ pub(super) async fn settle(
     if let Some(named) = named
         && *pass.account.account().name() != named
     {
-        shared.directory.learn(credential, &named);
+        dispatch::learn(&shared.admission, &shared.directory, credential, &named);
         let enter = || shared.admission.enter_named(&named, &pass.account, now());
         let slot = enter_shared(shared, &named, enter).await?;
         pass.account.move_to(slot);

@@ -29,3 +29,29 @@ async fn a_storm_of_accounts_that_weir_has_not_seen_does_not_flood_the_server() 
     storm.end().await;
     weir.assert_nothing_leaked().await;
 }
+
+/// Both accounts are unknown when their clients come. The first client of the quiet one does not wait behind all that
+/// have come before it of the other one: as many of these get in meanwhile as log in beside it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_storm_of_one_unknown_account_leaves_turns_to_another() {
+    nats::at_least(2, 12); // servers name the account
+    let account = |name: &str| format!("{name} {{ users: [{{user: {name}, password: \"{PASSWORD}\"}}] }}");
+    let accounts = format!("accounts {{ {}, {} }}", account("storm"), account("quiet"));
+    let cluster = Cluster::start(1, |one| one.default_timeouts().with(&accounts)).await;
+    let weir = WeirConfig::of(&cluster).default_settings().start().await;
+    let login = |name: &str| Login::user(name, "p").lang("go");
+    let storm = Crowd::start(&weir.address, CLIENTS, &login("storm"), Habit::NATS_GO);
+    weir.until("some are in, the others wait", |now| {
+        now.sum("weir_sessions_active") >= 4.0 && now.sum("weir_held") >= CLIENTS as f64 / 2.0
+    })
+    .await;
+    let before = weir.metrics().await.sum("weir_sessions_active");
+    let quiet = RawClient::connect(&weir.address, &login("quiet")).await;
+    let meanwhile = weir.metrics().await.sum("weir_sessions_active") - before;
+    say(&format!("{meanwhile} clients have got in until the first of the quiet account is"));
+    assert!(meanwhile <= 16.0, "{meanwhile}");
+    storm.settles_at(CLIENTS).await;
+    drop(quiet);
+    storm.end().await;
+    weir.assert_nothing_leaked().await;
+}

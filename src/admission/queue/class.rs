@@ -4,9 +4,12 @@
 
 use std::{sync::Arc, time::Instant};
 
-use crate::admission::queue::{
-    fair_lanes::FairLanes,
-    waiting::{Ticket, Waiter, WaitingClient},
+use crate::{
+    admission::queue::{
+        fair_lanes::FairLanes,
+        waiting::{Ticket, Waiter, WaitingClient},
+    },
+    identity::CredentialKey,
 };
 
 /// So many leafnodes go before a client does, where both wait: three turns in four bring a site back soon, and what is
@@ -61,6 +64,12 @@ impl<W: Waiter> Class<W> {
     pub fn had_turn_elsewhere(&mut self, name: &str) {
         self.leafnodes.had_turn_elsewhere(name);
         self.clients.had_turn_elsewhere(name);
+    }
+
+    /// A server has named the account of a credential that nobody knew.
+    pub fn account_is_named(&mut self, credential: CredentialKey) {
+        self.leafnodes.account_is_named(credential);
+        self.clients.account_is_named(credential);
     }
 
     /// One that waits, and about how many of this class go before it.

@@ -13,11 +13,12 @@ use crate::{
     admission::{
         queue::{
             position::Positions,
+            turns_by_credential::TurnsByCredential,
             waiting::{QueueOrder, QueueRank, Ticket, Waiter, WaitingClient},
         },
         retry_schedule::ScheduledRetry,
     },
-    identity::UNKNOWN_ACCOUNT,
+    identity::{CredentialKey, UNKNOWN_ACCOUNT},
 };
 
 /// So many lanes are passed over at a time, some 0.1 ms under the lock of the queue. The next look goes on behind them.
@@ -29,6 +30,8 @@ struct Lane<W> {
     /// Each with its position among the clients of its rank.
     waiting: BTreeMap<QueueOrder, (u64, WaitingClient<W>)>,
     ranks: BTreeMap<QueueRank, SameRank>,
+    /// Where nobody knows whose clients they are: their credentials take turns.
+    by_credential: Option<Box<TurnsByCredential>>,
     /// How many clients it may send before the next lane's turn.
     weight: NonZeroU32,
     /// How many of these are left.
@@ -37,6 +40,21 @@ struct Lane<W> {
     is_passed_over: bool,
     /// Its place in the sequence of the lanes.
     place: i64,
+}
+
+impl<W> Lane<W> {
+    /// Its first client, and the order of that.
+    fn first(&self) -> Option<(QueueOrder, &WaitingClient<W>)> {
+        let (order, (_, client)) = match self.first_by_credential() {
+            Some(order) => self.waiting.get_key_value(&order)?,
+            None => self.waiting.first_key_value()?,
+        };
+        Some((*order, client))
+    }
+
+    fn first_by_credential(&self) -> Option<QueueOrder> {
+        self.by_credential.as_ref()?.first().map(|(_, order)| order)
+    }
 }
 
 /// The clients of one rank in a lane.
@@ -100,7 +118,8 @@ impl<W: Waiter> FairLanes<W> {
                 self.sequence.insert(place, Arc::clone(name));
                 self.by_weight.entry(weight).or_default().lanes += 1;
                 let (waiting, ranks) = (BTreeMap::new(), BTreeMap::new());
-                let lane = Lane { waiting, ranks, weight, deficit: 0, is_passed_over: false, place };
+                let by_credential = (**name == *UNKNOWN_ACCOUNT).then(Box::default);
+                let lane = Lane { waiting, ranks, by_credential, weight, deficit: 0, is_passed_over: false, place };
                 self.lanes.entry(Arc::clone(name)).or_insert(lane)
             }
         };
@@ -121,6 +140,9 @@ impl<W: Waiter> FairLanes<W> {
         }
         let same_rank = lane.ranks.entry(rank).or_default();
         same_rank.waiting += 1;
+        if let Some(turns) = &mut lane.by_credential {
+            turns.push(client.waiter.credential(), order);
+        }
         lane.waiting.insert(order, (same_rank.positions.take(), client));
         if same_rank.positions.are_many()
             && let Some((_, (first, _))) = lane.waiting.range((rank, 0)..).next()
@@ -138,19 +160,32 @@ impl<W: Waiter> FairLanes<W> {
     /// The lane whose turn is next, and its first client.
     pub fn next_lane(&self) -> Option<(&Arc<str>, &WaitingClient<W>)> {
         let (_, name) = self.sequence.first_key_value()?;
-        let (_, (_, first)) = self.lanes.get(name)?.waiting.first_key_value()?;
+        let (_, first) = self.lanes.get(name)?.first()?;
         Some((name, first))
     }
 
-    /// This lane has had a turn through another weir: it goes behind all others, and so does the lane of unknown
-    /// accounts before it where the first client there is of the same account by now.
+    /// This lane has had a turn through another weir: it goes behind all others. So do, before it, the clients in the
+    /// lane of unknown accounts whose turn is next there and who are of the same account by now: behind those of other
+    /// credentials, or with that lane where there are no others.
     pub fn had_turn_elsewhere(&mut self, name: &str) {
-        if let Some((_, (_, first))) = self.lanes.get(UNKNOWN_ACCOUNT).and_then(|lane| lane.waiting.first_key_value())
-            && first.lane_by_now().is_some_and(|lane| *lane == *name)
-        {
-            self.goes_behind(UNKNOWN_ACCOUNT);
+        let unknown = self
+            .lanes
+            .get_mut(UNKNOWN_ACCOUNT)
+            .filter(|lane| lane.first().and_then(|(_, first)| first.lane_by_now()).is_some_and(|lane| *lane == *name));
+        if let Some(lane) = unknown {
+            match lane.by_credential.as_mut().filter(|turns| turns.len() > 1) {
+                Some(turns) => turns.first().into_iter().for_each(|(credential, _)| turns.had_turn(credential)),
+                None => self.goes_behind(UNKNOWN_ACCOUNT),
+            }
         }
         self.goes_behind(name);
+    }
+
+    /// A server has named the account of a credential that nobody knew.
+    pub fn account_is_named(&mut self, credential: CredentialKey) {
+        if let Some(turns) = self.lanes.get_mut(UNKNOWN_ACCOUNT).and_then(|lane| lane.by_credential.as_mut()) {
+            turns.account_is_named(Some(credential));
+        }
     }
 
     /// This lane goes behind all others.
@@ -191,6 +226,8 @@ impl<W: Waiter> FairLanes<W> {
         let rank = ticket.order.0;
         let better: usize = lane.ranks.range(..rank).map(|(_, same_rank)| same_rank.positions.len()).sum();
         let in_lane = better + lane.ranks.get(&rank).map_or(0, |same_rank| same_rank.positions.before(*position));
+        let most = lane.by_credential.as_ref().map(|turns| turns.most_before(client.waiter.credential()));
+        let in_lane = most.map_or(in_lane, |most| most.min(in_lane));
         let of_weight = |(weight, same_weight): (&NonZeroU32, &SameWeight)| {
             let is_own = !lane.is_passed_over && *weight == lane.weight;
             let lanes = same_weight.lanes - usize::from(is_own);
@@ -222,6 +259,9 @@ impl<W: Waiter> FairLanes<W> {
         let rank = ticket.order.0;
         let lane = self.lanes.get_mut(&ticket.lane)?;
         let (position, client) = lane.waiting.remove(&ticket.order)?;
+        if let Some(turns) = &mut lane.by_credential {
+            turns.remove(client.waiter.credential(), ticket.order);
+        }
         if let Some(same_rank) = lane.ranks.get_mut(&rank) {
             same_rank.waiting -= 1;
             if client.scheduled_retry.is_none() {
@@ -256,7 +296,8 @@ impl<W: Waiter> FairLanes<W> {
             }
             let (_, account) = self.sequence.first_key_value()?;
             let lane = self.lanes.get_mut(account)?;
-            let (&order, (_, first)) = lane.waiting.iter_mut().next()?;
+            let (order, _) = lane.first()?;
+            let (_, first) = lane.waiting.get_mut(&order)?;
             if first.waiter.has_left() || now >= first.last_turn() {
                 let ticket = first.ticket(order);
                 self.remove(&ticket);
@@ -291,6 +332,11 @@ impl<W: Waiter> FairLanes<W> {
     pub fn take(&mut self, next: &Ticket) -> Option<WaitingClient<W>> {
         let lane = self.lanes.get_mut(&next.lane)?;
         lane.deficit = lane.deficit.saturating_sub(1);
+        if let Some(turns) = &mut lane.by_credential
+            && let Some((_, client)) = lane.waiting.get(&next.order)
+        {
+            turns.had_turn(client.waiter.credential());
+        }
         let round_over = lane.deficit == 0;
         let client = self.remove(next);
         if round_over && self.sequence.first_key_value().is_some_and(|(_, first)| *first == next.lane) {

@@ -5,18 +5,22 @@ mod class;
 pub mod fair_lanes;
 pub mod position;
 pub mod release;
+mod turns_by_credential;
 pub mod waiting;
 
 use std::{sync::Arc, time::Instant};
 
-use crate::admission::{
-    queue::{
-        class::Class,
-        fair_lanes::FairLanes,
-        waiting::{QueueRank, Ticket, Waiter, WaitingClient},
+use crate::{
+    admission::{
+        queue::{
+            class::Class,
+            fair_lanes::FairLanes,
+            waiting::{QueueRank, Ticket, Waiter, WaitingClient},
+        },
+        reputation::clients::Seniority,
+        retry_schedule::ScheduledRetry,
     },
-    reputation::clients::Seniority,
-    retry_schedule::ScheduledRetry,
+    identity::CredentialKey,
 };
 
 /// The queue. Its length is bounded by [`Admission::may_wait`](super::Admission::may_wait).
@@ -66,6 +70,12 @@ impl<W: Waiter> Queue<W> {
     pub fn had_turn_elsewhere(&mut self, name: &str) {
         self.with_priority.had_turn_elsewhere(name);
         self.others.had_turn_elsewhere(name);
+    }
+
+    /// A server has named the account of a credential that nobody knew.
+    pub fn account_is_named(&mut self, credential: CredentialKey) {
+        self.with_priority.account_is_named(credential);
+        self.others.account_is_named(credential);
     }
 
     /// This lane could not have its turn for want of a place that others may use meanwhile: it is the first again.
@@ -153,7 +163,7 @@ mod tests {
 
     /// A client that stays, and the account that a server names for its login meanwhile.
     #[derive(Default)]
-    struct StayingClient(Option<Arc<str>>);
+    struct StayingClient(Option<Arc<str>>, Option<CredentialKey>);
 
     impl Waiter for StayingClient {
         fn has_left(&self) -> bool {
@@ -162,6 +172,10 @@ mod tests {
 
         fn account_by_now(&self) -> Option<Arc<str>> {
             self.0.clone()
+        }
+
+        fn credential(&self) -> Option<CredentialKey> {
+            self.1
         }
     }
 
@@ -190,9 +204,24 @@ mod tests {
             self.push_one(account, since, false, true)
         }
 
+        fn push_with(&mut self, credential: CredentialKey, account: &str, since: u64) -> Ticket {
+            self.push_waiter(account, since, false, false, StayingClient(None, Some(credential)))
+        }
+
         fn push_one(&mut self, account: &str, since: u64, flapping: bool, is_leafnode: bool) -> Ticket {
+            self.push_waiter(account, since, flapping, is_leafnode, StayingClient::default())
+        }
+
+        fn push_waiter(
+            &mut self,
+            account: &str,
+            since: u64,
+            flapping: bool,
+            is_leafnode: bool,
+            waiter: StayingClient,
+        ) -> Ticket {
             let client = WaitingClient {
-                waiter: StayingClient::default(),
+                waiter,
                 account: self.accounts.enter(&account.into(), Proof::Known, self.start).unwrap(),
                 source_lane: None,
                 is_leafnode,
@@ -289,7 +318,7 @@ mod tests {
         let mut queue = TestQueue::new(&[]);
         for n in 0..4 {
             let ticket = queue.push(UNKNOWN_ACCOUNT, n, false);
-            queue.queue.get_mut(&ticket).unwrap().waiter = StayingClient(Some("A".into()));
+            queue.queue.get_mut(&ticket).unwrap().waiter = StayingClient(Some("A".into()), None);
         }
         for n in 0..6 {
             queue.push("A", n, false);
@@ -300,6 +329,25 @@ mod tests {
         queue.queue.had_turn_elsewhere("A");
         let order = queue.order().concat();
         assert_eq!(order, "B0default1B1default2B2default3B3A0B4A1B5A2A3A4A5A9");
+    }
+
+    /// Clients of two credentials that nobody knows, one of which storms.
+    #[test]
+    fn a_storm_of_one_credential_does_not_delay_another_where_nobody_knows_their_accounts() {
+        let mut queue = TestQueue::new(&[]);
+        let push = |queue: &mut TestQueue, n: u64, credential: u64| {
+            let ticket = queue.push_with(CredentialKey::from_raw(credential), UNKNOWN_ACCOUNT, n);
+            (queue.queue.find(&ticket).unwrap().1, ticket)
+        };
+        (0..1000).for_each(|n| drop(push(&mut queue, n / 100, 1)));
+        (0..10).for_each(|_| drop(queue.next(|_| true)));
+        let (ahead, quiet) = push(&mut queue, 2000, 2);
+        assert_eq!(ahead, 1);
+        let (ahead, _) = push(&mut queue, 2000, 1);
+        assert_eq!(ahead, 991, "with its own credential, and one with the other");
+        let first: Vec<_> = (0..2).filter_map(|_| queue.next(|_| true)).collect();
+        assert!(first.contains(&"default2000".to_owned()), "{first:?}");
+        assert!(queue.queue.remove(&quiet).is_none());
     }
 
     /// In front of servers that send a nonce each source is a lane, mostly of one client.

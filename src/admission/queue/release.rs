@@ -15,6 +15,7 @@ use crate::{
         retry_schedule::{Estimate, Situation, answer_at, lease_check},
     },
     client_library::returns::Return,
+    identity::CredentialKey,
     outcome::Refusal,
     upstream::{Placement, ServerId, Slot, Urgency},
 };
@@ -159,6 +160,13 @@ impl<W: Waiter> Admission<W> {
     fn why_waited(&self, for_lease: Option<Refusal>, by_account: bool, now: Instant) -> Refusal {
         let by_rate = if by_account { Blocked::AccountRate } else { Blocked::NotYet };
         self.reason(for_lease.map_or(by_rate, Blocked::Lease), now)
+    }
+
+    /// A server has named the account of a credential that nobody knew.
+    pub fn account_is_named(&self, credential: CredentialKey) {
+        if self.queued() > 0 {
+            self.queue_state().queue.account_is_named(credential);
+        }
     }
 
     /// Takes the clients out of the queue whose turn it is: as many as the pace and the servers allow now. They are

@@ -8,7 +8,7 @@ use crate::{
         retry_schedule::ScheduledRetry,
     },
     client_library::returns::Return,
-    identity::ClientKey,
+    identity::{ClientKey, CredentialKey},
     outcome::Refusal,
 };
 
@@ -16,6 +16,11 @@ use crate::{
 pub trait Waiter {
     /// Whether the client has gone: a turn would be wasted on it.
     fn has_left(&self) -> bool;
+
+    /// What it has shown to say who it is. Clients whose account nobody knows take turns by it.
+    fn credential(&self) -> Option<CredentialKey> {
+        None
+    }
 
     /// The account that a server has named for its login since the client began to wait.
     fn account_by_now(&self) -> Option<Arc<str>> {
@@ -99,9 +104,9 @@ pub type QueueOrder = (QueueRank, u64);
 /// known, then by how long they have been retrying, in steps of 4 s. Clients of one step go in the order of their
 /// arrival. So a waiting client is not displaced by each one that comes back meanwhile, and its turn can be estimated
 /// in time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct QueueRank {
-    waits_for_place: bool,
+    pub(super) waits_for_place: bool,
     flapping: bool,
     unknown: bool,
     step: u64,
