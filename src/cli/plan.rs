@@ -6,11 +6,11 @@ use clap::Args;
 
 use crate::{
     admission::Rate,
-    cli::{RUN_FAILED, complain, refuse},
+    cli::{BAD_CONFIGURATION, RUN_FAILED, complain, refuse},
     config::{Config, ServerArg},
     storm::{
         client_mix::ClientMix,
-        plan::{Discipline, MOST_WEIRS, Plan},
+        plan::{AccountClients, Discipline, MOST_ACCOUNTS, MOST_CLIENTS, MOST_WEIRS, Plan},
     },
 };
 
@@ -45,12 +45,17 @@ impl std::str::FromStr for RateArg {
 ///
 /// The plan compares three cases: clients that connect to the servers directly, a plain token bucket that refuses at
 /// once, and weir. The same seed gives the same storm. The simulation leaves out weir's own CPU time, the kernel's
-/// backlogs, traffic beside the storm, servers whose nonce the clients sign, and several accounts.
+/// backlogs, traffic beside the storm, and servers whose nonce the clients sign.
 #[derive(Debug, Args)]
 pub(super) struct PlanArgs {
     /// Number of clients.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
-    clients: u32,
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST_CLIENTS)))]
+    #[arg(required_unless_present = "accounts")]
+    clients: Option<u32>,
+    /// Number of clients of an account, instead of --clients; repeatable. Its limits are those of --config. What became
+    /// of the clients is told for each account.
+    #[arg(long = "account", value_name = "NAME=N", conflicts_with = "clients")]
+    accounts: Vec<AccountClients>,
     /// The clients' library: go, rust, python3, nats.js, java, C, dotnet, or mix for equal shares of all.
     #[arg(long, value_name = "LIBRARY", default_value = "go")]
     like: ClientMix,
@@ -131,6 +136,10 @@ impl PlanArgs {
             Ok(config) => config,
             Err(errors) => return refuse(&errors),
         };
+        if let Err(problem) = self.check_accounts() {
+            complain(&problem);
+            return ExitCode::from(BAD_CONFIGURATION);
+        }
         let forecast = self.plan(&config).forecast();
         if let Some(file) = &self.svg
             && let Err(err) = fs::write(file, forecast.svg())
@@ -147,6 +156,27 @@ impl PlanArgs {
         ExitCode::SUCCESS
     }
 
+    fn clients(&self) -> u32 {
+        let of_accounts = || self.accounts.iter().fold(0, |all: u32, account| all.saturating_add(account.clients));
+        self.clients.unwrap_or_else(of_accounts)
+    }
+
+    /// Whether the accounts are few enough, have few enough clients, and are named once.
+    fn check_accounts(&self) -> Result<(), String> {
+        let mut names: Vec<_> = self.accounts.iter().map(|account| &account.name).collect();
+        names.sort_unstable();
+        if let Some([name, _]) = names.array_windows().find(|[name, next]| name == next) {
+            return Err(format!("--account {name} stands twice"));
+        }
+        if names.len() > MOST_ACCOUNTS {
+            return Err(format!("{} accounts: the most are {MOST_ACCOUNTS}", names.len()));
+        }
+        if self.clients() > MOST_CLIENTS {
+            return Err(format!("{} clients of all accounts: the most are {MOST_CLIENTS}", self.clients()));
+        }
+        Ok(())
+    }
+
     fn plan(&self, config: &Config) -> Plan {
         let capacity = NonZeroU32::new(self.handshakes.round() as u32).unwrap_or(NonZeroU32::MIN);
         let rate = |per_second: NonZeroU32| {
@@ -161,7 +191,8 @@ impl PlanArgs {
             None => admission.pace,
         };
         Plan {
-            clients: self.clients,
+            clients: self.clients(),
+            accounts: self.accounts.clone(),
             mix: self.like,
             servers: self.servers,
             handshakes: self.handshakes,

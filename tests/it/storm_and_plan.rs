@@ -209,6 +209,44 @@ async fn a_plan_is_the_same_every_time_and_draws_its_chart() {
     }
 }
 
+/// What becomes of each account, with the weight that a configuration gives it.
+#[tokio::test]
+async fn a_plan_tells_accounts_apart() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("weir.toml");
+    let server = "[[cluster.servers]]\naddress = \"127.0.0.1:14222\"\n";
+    let args = ["plan", "--account", "STORM=1500", "--account", "A=400", "--account", "B=400", "--handshakes", "200"];
+    let all_back = async |limits: &str| {
+        std::fs::write(&config, format!("{server}{limits}")).unwrap();
+        let output = weir(&[&args[..], &["--json", "--config", config.to_str().unwrap()]].concat()).await;
+        let plan: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        let accounts = plan["cases"][2]["accounts"].as_array().expect("accounts").clone();
+        assert_eq!(accounts.iter().map(|one| &one["account"]).collect::<Vec<_>>(), ["STORM", "A", "B"]);
+        accounts.iter().map(|one| one["seconds_to_90"].as_f64().expect("back")).collect::<Vec<_>>()
+    };
+    let equal = all_back("").await;
+    let weighed = all_back("[accounts.B]\nweight = 4\n").await;
+    assert!(equal[0] > 1.5 * equal[1].max(equal[2]), "{equal:?}");
+    assert!(weighed[2] < 0.8 * weighed[1] && weighed[2] < 0.8 * equal[2], "{weighed:?}, {equal:?}");
+
+    let said = String::from_utf8(weir(&args).await.stdout).unwrap();
+    assert!(said.starts_with("2,300 Go clients of 3 accounts lose"), "{said}");
+    let rows: Vec<_> = said.lines().filter(|line| line.starts_with("weir, adaptive ")).collect();
+    assert_eq!(rows.len(), 5, "a verdict, a row, and one of each account: {said}");
+
+    let twice = ["plan", "--account", "A=1", "--account", "A=2", "--handshakes", "10"];
+    for (wrong, why) in [
+        (&twice[..], "stands twice"),
+        (&["plan", "--account", "A=1", "--clients", "2", "--handshakes", "10"], "cannot be used with"),
+        (&["plan", "--account", "A=9999999", "--account", "B=9", "--handshakes", "10"], "the most are 10000000"),
+        (&["plan", "--account", "A", "--handshakes", "10"], "NAME=CLIENTS"),
+    ] {
+        let output = weir(wrong).await;
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(64) && said.contains(why), "{wrong:?}: {said}");
+    }
+}
+
 /// More Go clients at once than the pace admits within their timeout: weir records the storm.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_flight_recorder_tells_of_a_storm() {

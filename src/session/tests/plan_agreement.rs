@@ -72,6 +72,7 @@ fn plan(library: &'static Library, rate: Option<Rate>, seed: u64) -> Plan {
     let config = config(rate);
     Plan {
         clients: CLIENTS,
+        accounts: Vec::new(),
         mix: ClientMix::One(library),
         servers: SERVERS,
         handshakes: LOGINS,
@@ -286,8 +287,10 @@ fn for_real(library: &'static Library, rate: Option<Rate>, seed: u64) -> Result 
 }
 
 fn foretold(library: &'static Library, rate: Option<Rate>, seed: u64) -> Result {
-    let Outcome { seconds_to_50, seconds_to_90, seconds_to_100, tries, .. } = plan(library, rate, seed).weir();
-    [seconds_to_50.unwrap(), seconds_to_90.unwrap(), seconds_to_100.unwrap(), tries as f64]
+    let Outcome { count, tries, .. } = plan(library, rate, seed).weir();
+    let times = [count.seconds_to_50, count.seconds_to_90, count.seconds_to_100];
+    let [half, most, all] = times.map(|time| time.expect("all are in"));
+    [half, most, all, tries as f64]
 }
 
 fn medians(of: impl Fn(u64) -> Result) -> Result {

@@ -40,7 +40,7 @@ pub(super) fn draw(forecast: &Forecast) -> String {
 /// Long enough for all clients that come back, and for some of the time in which others do not.
 fn seconds_shown(case: &Case, ideal_seconds: f64) -> f64 {
     let end = case.outcome.end();
-    if case.outcome.seconds_to_100.is_some() { end * 1.08 } else { end.min(ideal_seconds.max(40.0) * 3.0) }
+    if case.outcome.count.seconds_to_100.is_some() { end * 1.08 } else { end.min(ideal_seconds.max(40.0) * 3.0) }
 }
 
 struct Chart<'a> {
@@ -59,7 +59,7 @@ impl<'a> Chart<'a> {
         Self {
             forecast,
             seconds: longest.max(1.0),
-            clients: forecast.cases.first().map_or(1, |case| case.outcome.clients).max(1) as f64,
+            clients: forecast.cases.first().map_or(1, |case| case.outcome.count.clients).max(1) as f64,
             svg: String::new(),
         }
     }

@@ -4,6 +4,7 @@
 use std::{collections::VecDeque, num::NonZeroU32, time::Duration};
 
 use crate::{
+    admission::{Params, Rate},
     fleet::{beat::Beat, key::Keys, member::MemberId, peers::Peers, share},
     storm::plan::{
         Plan,
@@ -35,22 +36,30 @@ pub(super) struct Fleet {
     is_running: bool,
 }
 
-fn equal_part(all: NonZeroU32, weirs: u16) -> NonZeroU32 {
-    NonZeroU32::new(share::equal(all.get(), weirs.into(), 0)).unwrap_or(NonZeroU32::MIN)
+/// What the weir at this position has of the rate and of the limits of accounts, which are those of the fleet: an equal
+/// part.
+fn part_of(plan: &Plan, position: u32) -> Params {
+    let equal = |all: u32| share::equal(all, plan.weirs.into(), position);
+    let at_least_one = |all: NonZeroU32| NonZeroU32::new(equal(all.get())).unwrap_or(NonZeroU32::MIN);
+    let part_of_rate = |rate: &mut Rate| {
+        rate.per_second = at_least_one(rate.per_second);
+        rate.burst = at_least_one(rate.burst);
+    };
+    let mut params = plan.admission.clone();
+    params.pace.iter_mut().for_each(part_of_rate);
+    for limits in params.accounts.values_mut().chain([&mut params.default_account]) {
+        limits.quota.max_connections = limits.quota.max_connections.map(equal);
+        limits.quota.rate.iter_mut().for_each(part_of_rate);
+    }
+    params
 }
 
 impl Fleet {
     pub(super) fn new(plan: &Plan) -> Self {
         let all = 0..u32::from(plan.weirs);
-        // A rate is that of the fleet: each weir has an equal part of it.
-        let mut admission = plan.admission.clone();
-        if let Some(pace) = &mut admission.pace {
-            pace.per_second = equal_part(pace.per_second, plan.weirs);
-            pace.burst = equal_part(pace.burst, plan.weirs);
-        }
         let ids = all.clone().filter_map(|n| MemberId::new(&format!("weir-{n}")).ok());
         Self {
-            weirs: all.clone().map(|n| Weir::new(plan, &admission, n)).collect(),
+            weirs: all.clone().map(|n| Weir::new(plan, &part_of(plan, n), n)).collect(),
             peers: ids.map(Peers::new).collect(),
             beats: all.clone().map(|_| VecDeque::new()).collect(),
             sent: all.map(|_| 0).collect(),

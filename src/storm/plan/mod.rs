@@ -4,6 +4,7 @@
 //! The model leaves out the time that weir itself and the kernel's queues take (backlogs, lost SYNs), traffic beside
 //! the storm, and differences between one handshake and another.
 
+mod accounts;
 mod calendar;
 mod chart;
 mod direct;
@@ -31,6 +32,7 @@ use crate::{
     upstream::Reserve,
 };
 
+pub use accounts::AccountClients;
 pub use outcome::Outcome;
 pub use server::Discipline;
 pub use summary::Forecast;
@@ -45,6 +47,10 @@ const CORES: f64 = 2.0;
 /// Go preempts a goroutine that has run this long.
 const PREEMPTED_AFTER: Duration = Duration::from_millis(10);
 
+/// Most clients of a plan.
+pub const MOST_CLIENTS: u32 = 10_000_000;
+/// Most accounts of a plan.
+pub const MOST_ACCOUNTS: usize = 1000;
 /// Most weirs of a plan.
 pub const MOST_WEIRS: u16 = 100;
 
@@ -52,6 +58,8 @@ pub const MOST_WEIRS: u16 = 100;
 #[derive(Debug, Clone)]
 pub struct Plan {
     pub clients: u32,
+    /// Whose they are, together as many as there are; empty: all are of one account, which has no limits of its own.
+    pub accounts: Vec<AccountClients>,
     pub mix: ClientMix,
     pub servers: u16,
     /// Handshakes that all servers together finish in one second.

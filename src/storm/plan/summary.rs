@@ -5,7 +5,7 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::storm::{
-    plan::{Discipline, Outcome, Plan, chart},
+    plan::{Discipline, Outcome, Plan, chart, outcome::Count},
     text::grouped,
 };
 
@@ -34,7 +34,12 @@ pub struct Forecast {
 
 impl Forecast {
     pub(super) fn new(plan: &Plan, direct: Outcome, bucket: Outcome, weir: Outcome) -> Self {
-        let clients = format!("{} {} clients", grouped(u64::from(plan.clients)), plan.mix.name());
+        let accounts = match plan.accounts.len() {
+            0 => String::new(),
+            1 => " of one account".into(),
+            n => format!(" of {n} accounts"),
+        };
+        let clients = format!("{} {} clients{accounts}", grouped(u64::from(plan.clients)), plan.mix.name());
         let storm = if plan.at_once {
             "connect at once"
         } else if plan.servers_died {
@@ -88,18 +93,56 @@ fn decimal(n: f64) -> String {
 impl Case {
     /// `all back in 91.2 s (1.03 times the least possible), 0 lost`.
     pub fn verdict(&self, ideal: f64) -> String {
-        let Outcome { back, lost, still_trying, .. } = self.outcome;
-        if let Some(all) = self.outcome.seconds_to_100 {
+        let Count { back, lost, still_trying, .. } = self.outcome.count;
+        if let Some(all) = self.outcome.count.seconds_to_100 {
             return format!("all back in {all:.1} s ({:.2} times the least possible), 0 lost", all / ideal);
         }
         let mut text = format!("{} back", grouped(back as u64));
-        if let Some(last) = self.outcome.last_lost {
+        if let Some(last) = self.outcome.count.last_lost {
             text += &format!(", {} given up for good by {last:.0} s", grouped(lost as u64));
         }
         if still_trying > 0 {
             text += &format!(", {} still trying after {:.0} s", grouped(still_trying as u64), self.outcome.time_limit);
         }
         text
+    }
+}
+
+fn time(seconds: Option<f64>) -> String {
+    seconds.map_or("never".to_owned(), |s| format!("{s:.1} s"))
+}
+
+impl Forecast {
+    /// The table of accounts, where the plan names any.
+    fn accounts(&self, f: &mut fmt::Formatter<'_>, width: usize) -> fmt::Result {
+        let of_all = || self.cases.iter().flat_map(|case| &case.outcome.accounts);
+        let Some(longest) = of_all().map(|one| one.account.chars().count()).max() else { return Ok(()) };
+        let names = longest.max("account".len());
+        writeln!(
+            f,
+            "\n{:width$}  {:names$} {:>12} {:>9} {:>9} {:>9} {:>9} {:>12} {:>12} {:>12} {:>12}",
+            "", "account", "clients", "50 %", "90 %", "99 %", "all", "refused", "timed out", "given up", "still trying"
+        )?;
+        for case in &self.cases {
+            for one in &case.outcome.accounts {
+                writeln!(
+                    f,
+                    "{:width$}  {:names$} {:>12} {:>9} {:>9} {:>9} {:>9} {:>12} {:>12} {:>12} {:>12}",
+                    case.name,
+                    one.account,
+                    grouped(one.count.clients as u64),
+                    time(one.count.seconds_to_50),
+                    time(one.count.seconds_to_90),
+                    time(one.count.seconds_to_99),
+                    time(one.count.seconds_to_100),
+                    grouped(one.count.refused),
+                    grouped(one.count.timed_out),
+                    grouped(one.count.lost as u64),
+                    grouped(one.count.still_trying as u64)
+                )?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -126,19 +169,18 @@ impl fmt::Display for Forecast {
         )?;
         for case in &self.cases {
             let one = &case.outcome;
-            let time = |seconds: Option<f64>| seconds.map_or("never".to_owned(), |s| format!("{s:.1} s"));
             writeln!(
                 f,
                 "{:width$}  {:>9} {:>9} {:>9} {:>9} {:>12} {:>8} {:>12} {:>12} {:>10} {:>10}",
                 case.name,
-                time(one.seconds_to_50),
-                time(one.seconds_to_90),
-                time(one.seconds_to_99),
-                time(one.seconds_to_100),
+                time(one.count.seconds_to_50),
+                time(one.count.seconds_to_90),
+                time(one.count.seconds_to_99),
+                time(one.count.seconds_to_100),
                 grouped(one.tries),
                 one.most_tries,
-                grouped(one.refused),
-                grouped(one.timed_out),
+                grouped(one.count.refused),
+                grouped(one.count.timed_out),
                 grouped(one.wasted),
                 grouped(one.over_limit)
             )?;
@@ -147,6 +189,7 @@ impl fmt::Display for Forecast {
             f,
             "tries at most: of one client; wasted: handshakes that a server finished for a client that had gone; \
              over limit: connections that a full server refused"
-        )
+        )?;
+        self.accounts(f, width)
     }
 }

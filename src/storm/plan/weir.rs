@@ -94,7 +94,8 @@ pub(super) struct Weir {
     servers: Arc<Servers>,
     admission: Admission<SessionIndex>,
     limit: Arc<Limit>,
-    account: Arc<str>,
+    /// By position in the plan.
+    accounts: Vec<Arc<str>>,
     sessions: Vec<Session>,
     free: Vec<u32>,
     /// The session of each client; [`NONE`] where it has none.
@@ -174,13 +175,17 @@ impl Weir {
         }
         let most = params.max_clients.max(plan.clients.saturating_mul(2));
         let weirs = u32::from(plan.weirs.max(1));
+        let accounts = match &plan.accounts[..] {
+            [] => vec!["plan".into()],
+            several => several.iter().map(|account| Arc::clone(&account.name)).collect(),
+        };
         Self {
             admission: Admission::new(params, Arc::clone(&servers)),
             began: Instant::now(),
             rng: fastrand::Rng::with_seed(plan.seed.wrapping_add(u64::from(number))),
             servers,
             limit: Limit::new(most),
-            account: "plan".into(),
+            accounts,
             sessions: Vec::new(),
             free: Vec::new(),
             of: vec![NONE; plan.clients.div_ceil(weirs) as usize],
@@ -406,7 +411,7 @@ impl Weir {
             may_use_reserve: false,
             would_refuse: None,
             quota_identity: Default::default(),
-            account: Arc::clone(&self.account),
+            account: Arc::clone(&self.accounts[world.account(client)]),
             key: key(client),
             hold_until: deadlines.hold_until,
             answer_by: deadlines.answer_by,

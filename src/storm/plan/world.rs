@@ -8,7 +8,7 @@ use crate::{
         library::{Deadline, Library},
     },
     storm::plan::{
-        Plan,
+        Plan, accounts,
         calendar::{Calendar, Event, Nanos},
         outcome::{Outcome, OutcomeBuilder},
         server::{Job, SimulatedServer},
@@ -92,6 +92,8 @@ pub(super) struct World {
     calendar: Calendar,
     pub(super) clients: Vec<Client>,
     libraries: Vec<&'static Library>,
+    /// The account of each client, as its position in the plan; empty where it names none.
+    accounts: Vec<u16>,
     pub(super) servers: Vec<SimulatedServer>,
     pub(super) outcome: OutcomeBuilder,
     /// How many addresses are in the clients' lists.
@@ -124,8 +126,9 @@ impl World {
             calendar: Calendar::new(),
             clients,
             libraries,
+            accounts: accounts::by_client(plan),
             servers: servers.collect(),
-            outcome: OutcomeBuilder::new(),
+            outcome: OutcomeBuilder::new(plan),
             addresses: ingress.addresses(),
             rng,
         };
@@ -152,6 +155,11 @@ impl World {
 
     pub(super) fn library(&self, client: u32) -> &'static Library {
         self.libraries[usize::from(self.clients[client as usize].library)]
+    }
+
+    /// A client's account, as its position in the plan.
+    pub(super) fn account(&self, client: u32) -> usize {
+        self.accounts.get(client as usize).copied().map_or(0, usize::from)
     }
 
     pub(super) fn schedule(&mut self, at: Nanos, kind: u32, who: u32, generation: u32) {
@@ -212,11 +220,11 @@ impl World {
 
     /// PONG reaches a client.
     pub(super) fn connected(&mut self, client: u32) {
-        let library = self.library(client);
+        let (library, account) = (self.library(client), self.account(client));
         let one = &mut self.clients[client as usize];
         one.state = ClientState::Connected;
         library.connected(&mut one.memory);
-        self.outcome.connected(self.now, one.attempt);
+        self.outcome.connected(account, self.now, one.attempt);
     }
 
     /// A client's attempt ends now, in this way.
@@ -230,16 +238,16 @@ impl World {
     fn next_try(&mut self, client: u32, ending: Ending) -> Option<Nanos> {
         // A refusal takes half a round trip to the client. The passing of its own deadline takes none.
         let delay = if ending == Ending::TimedOut { 0 } else { self.round_trip(client) / 2 };
-        let library = self.library(client);
+        let (library, account) = (self.library(client), self.account(client));
         let one = &mut self.clients[client as usize];
         let took = Duration::from_nanos(self.now + delay - one.began);
-        self.outcome.failed(ending);
+        self.outcome.failed(account, ending);
         match library.failed(&mut one.memory, self.addresses, ending, took, &mut self.rng) {
             Next::TryAfter(wait) => Some(delay + nanos(wait)),
             Next::GivesUpAfter(wait) => {
                 one.state = ClientState::Closed;
                 one.attempt += 1;
-                self.outcome.lost(self.now + delay + nanos(wait));
+                self.outcome.lost(account, self.now + delay + nanos(wait));
                 None
             }
         }
@@ -275,8 +283,9 @@ impl World {
         }
     }
 
-    /// Runs until every client has connected or given up, or until `end`.
-    fn run(mut self, ingress: &mut impl Ingress, end: Nanos) -> Outcome {
+    /// Runs until every client has connected or given up, or until the time limit of the plan.
+    fn run(mut self, plan: &Plan, ingress: &mut impl Ingress) -> Outcome {
+        let end = nanos(plan.time_limit);
         while let Some(event) = self.calendar.pop().filter(|event| event.at <= end) {
             self.now = event.at;
             let (kind, generation) = (event.what & ((1 << kind::BITS) - 1), event.what >> kind::BITS);
@@ -310,11 +319,11 @@ impl World {
         }
         let most_tries = self.clients.iter().map(Client::tries).max().unwrap_or(0);
         let most_connections = self.servers.iter().map(|server| server.most_connections).max().unwrap_or(0);
-        self.outcome.build(self.clients.len(), end, most_tries, most_connections)
+        self.outcome.build(plan, end, most_tries, most_connections)
     }
 }
 
 /// Simulates a plan with this ingress.
 pub(super) fn simulate(plan: &Plan, mut ingress: impl Ingress) -> Outcome {
-    World::new(plan, &mut ingress).run(&mut ingress, nanos(plan.time_limit))
+    World::new(plan, &mut ingress).run(plan, &mut ingress)
 }

@@ -143,6 +143,7 @@ fn plan(library: &'static Library, handshakes: f64, seed: u64) -> Plan {
     let one = |n: u32| NonZeroU32::new(n).unwrap();
     Plan {
         clients: CLIENTS,
+        accounts: Vec::new(),
         mix: ClientMix::One(library),
         servers: 3,
         handshakes,
@@ -189,11 +190,11 @@ fn means(waiting: Waiting, make: impl Fn(u64) -> Plan) -> [f64; 3] {
     for seed in 0..SEEDS {
         let plan = make(seed);
         let alone = storm(&plan, None, Knows::All, waiting);
-        let half = alone.seconds_to_50;
+        let half = alone.count.seconds_to_50;
         let all = [alone, storm(&plan, half, Knows::All, waiting), storm(&plan, half, Knows::Nothing, waiting)];
         for (seconds, outcome) in seconds.iter_mut().zip(all) {
-            assert_eq!((outcome.back, outcome.lost), (CLIENTS as usize, 0), "{seed}: {outcome:?}");
-            *seconds += outcome.seconds_to_100.unwrap() / SEEDS as f64;
+            assert_eq!((outcome.count.back, outcome.count.lost), (CLIENTS as usize, 0), "{seed}: {outcome:?}");
+            *seconds += outcome.count.seconds_to_100.unwrap() / SEEDS as f64;
         }
     }
     seconds
