@@ -1,14 +1,18 @@
-//! The rates that the weirs of a fleet share by demand: the pace, and those of accounts. The decisions are those of
-//! [`rates`](crate::fleet::rates).
+//! The rates that the weirs of a fleet share by demand: the pace, and those of accounts, users and patterns of names.
+//! The decisions are those of [`rates`](crate::fleet::rates). Of rates that are too many for a message each weir has an
+//! equal part.
 
 use std::{
-    collections::{BTreeMap, HashMap},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering::Relaxed},
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
 use crate::{
-    admission::{controller::Admission, queue::waiting::Waiter},
+    admission::{controller::Admission, queue::waiting::Waiter, quota::rate::RateUse},
     fleet::{
         Fleet,
         beat::{Beat, MOST_RATES, RateBeat},
@@ -34,11 +38,30 @@ struct OneRate {
     /// Tokens a second.
     taken: f64,
     was_empty: Option<Instant>,
+    /// The part at which tokens are promised still, and until when: more than weir has by now.
+    promised: Option<(f64, Instant)>,
 }
 
 impl OneRate {
+    fn new(shared: SharedRate, now: Instant, taken: u64) -> Self {
+        Self { shared, measured: (now, taken), taken: 0.0, was_empty: None, promised: None }
+    }
+
+    /// Takes weir's part of the rate. Returns it with what the others are to hear: until the tokens are out that are
+    /// promised at a larger part, nobody else may have what weir gives up.
+    fn look(&mut self, now: Instant, used: RateUse) -> (f64, RatePart) {
+        let (before, wants) = (self.shared.own().has, self.wants(now, used));
+        let has = self.shared.look(now, wants);
+        self.promised = self.promised.filter(|(_, until)| *until > now);
+        if has < before && self.promised.is_none_or(|(part, _)| part < before) {
+            self.promised = used.promised_until.map(|until| (before, until)).or(self.promised);
+        }
+        let promised = self.promised.map_or(0.0, |(part, _)| part);
+        (has, RatePart { has: has.max(promised), ..self.shared.own() })
+    }
+
     /// What this weir wants of the rate, as a part of it.
-    fn wants(&mut self, now: Instant, (per_second, taken, was_empty): (f64, u64, bool)) -> f64 {
+    fn wants(&mut self, now: Instant, RateUse { per_second, taken, was_empty, .. }: RateUse) -> f64 {
         let (at, before) = self.measured;
         let since = now.saturating_duration_since(at);
         if since >= MEASURED_OVER {
@@ -61,14 +84,26 @@ pub(super) struct SharedRates {
     pace: Key,
     began: Instant,
     rates: Mutex<HashMap<Key, OneRate>>,
+    /// How many weirs there were when those that are not told of had their parts.
+    weirs: AtomicU32,
 }
 
 const MILLIONTHS: f64 = 1e6;
 
-/// What a beat says of a rate. A weir that does not speak of it wants nothing of it.
-fn part(beat: &Beat, key: Key) -> RatePart {
-    let RateBeat { has, wants } = beat.rates.get(&key).copied().unwrap_or_default();
-    RatePart { has: f64::from(has) / MILLIONTHS, wants: f64::from(wants) / MILLIONTHS }
+/// What a beat says of a rate. A weir that does not speak of it wants nothing of it, or has an equal part of it where
+/// it may have more rates than it tells of.
+fn part(beat: &Beat, key: Key, weirs: u32) -> RatePart {
+    match beat.rates.get(&key) {
+        Some(RateBeat { has, wants }) => {
+            RatePart { has: f64::from(*has) / MILLIONTHS, wants: f64::from(*wants) / MILLIONTHS }
+        }
+        None if beat.may_leave_rates_out() => RatePart { has: equal(weirs), wants: equal(weirs) },
+        None => RatePart::default(),
+    }
+}
+
+fn equal(weirs: u32) -> f64 {
+    1.0 / f64::from(weirs.max(1))
 }
 
 impl SharedRates {
@@ -78,8 +113,9 @@ impl SharedRates {
 
     fn new_rate(&self, key: Key, now: Instant, taken: u64) -> OneRate {
         let mut shared = SharedRate::new(self.began);
-        self.fleet.peers().iter().for_each(|peer| shared.heard(peer.id(), part(peer.last(), key)));
-        OneRate { shared, measured: (now, taken), taken: 0.0, was_empty: None }
+        let peers = self.fleet.peers();
+        peers.iter().for_each(|peer| shared.heard(peer.id(), part(peer.last(), key, peers.weirs())));
+        OneRate::new(shared, now, taken)
     }
 }
 
@@ -87,8 +123,15 @@ impl<W: Waiter> Admission<W> {
     /// From now on weir is one of this fleet. To be called before the first client comes; the first caller counts.
     pub fn join(&self, fleet: &Arc<Fleet>, now: Instant) {
         self.servers.join(fleet);
+        self.users_and_names.join(fleet);
         let pace = fleet.keys().of(Kind::Name, "admission.rate");
-        let rates = SharedRates { fleet: Arc::clone(fleet), pace, began: now, rates: Mutex::default() };
+        let rates = SharedRates {
+            fleet: Arc::clone(fleet),
+            pace,
+            began: now,
+            rates: Mutex::default(),
+            weirs: AtomicU32::new(1),
+        };
         let first = rates.new_rate(pace, now, 0).shared.own().has;
         if self.shared_rates.set(rates).is_ok() {
             self.pace.set_part(first, now);
@@ -100,24 +143,37 @@ impl<W: Waiter> Admission<W> {
     pub fn share_rates(&self, now: Instant) -> BTreeMap<Key, RateBeat> {
         let Some(shared) = self.shared_rates.get() else { return BTreeMap::new() };
         let mut uses = self.accounts.rates(MOST_RATES - 1);
+        uses.extend(self.users_and_names.rates(MOST_RATES - 1 - uses.len(), now));
         if let Some(rate) = self.pace.rate() {
-            let taken = self.finished.load(Relaxed);
-            uses.push((shared.pace, (rate.per_second.get().into(), taken, self.pace.take_was_empty())));
+            let (taken, was_empty) = (self.finished.load(Relaxed), self.pace.take_was_empty());
+            let per_second = rate.per_second.get().into();
+            uses.push((shared.pace, RateUse { per_second, taken, was_empty, promised_until: None }));
         }
+        let told_of: HashSet<Key> = uses.iter().map(|(key, _)| *key).collect();
         let mut pace = None;
         let mut rates = shared.rates();
-        rates.retain(|key, _| uses.iter().any(|(used, _)| used == key));
+        let weirs = shared.fleet.peers().weirs();
+        rates.retain(|key, _| {
+            let stays = told_of.contains(key);
+            if !stays {
+                self.set_rate_part(*key, equal(weirs), now);
+            }
+            stays
+        });
+        if shared.weirs.swap(weirs, Relaxed) != weirs {
+            let all = self.accounts.rate_keys().into_iter().chain(self.users_and_names.rate_keys());
+            all.filter(|key| !told_of.contains(key)).for_each(|key| self.set_rate_part(key, equal(weirs), now));
+        }
         let mut told = BTreeMap::new();
         for (key, used) in uses {
-            let one = rates.entry(key).or_insert_with(|| shared.new_rate(key, now, used.1));
-            let wants = one.wants(now, used);
-            let has = one.shared.look(now, wants);
+            let one = rates.entry(key).or_insert_with(|| shared.new_rate(key, now, used.taken));
+            let (has, told_part) = one.look(now, used);
             match key == shared.pace {
                 true => pace = Some(has),
-                false => self.accounts.set_rate_part(key, has, now),
+                false => self.set_rate_part(key, has, now),
             }
             let millionths = |part: f64| (part * MILLIONTHS) as u32;
-            told.insert(key, RateBeat { has: millionths(has), wants: millionths(one.shared.own().wants) });
+            told.insert(key, RateBeat { has: millionths(told_part.has), wants: millionths(told_part.wants) });
         }
         drop(rates);
         if let Some(part) = pace
@@ -129,10 +185,17 @@ impl<W: Waiter> Admission<W> {
         told
     }
 
+    /// From now on this weir has this part of the rate of an account, a user or a pattern of names.
+    fn set_rate_part(&self, key: Key, part: f64, now: Instant) {
+        self.accounts.set_rate_part(key, part, now);
+        self.users_and_names.set_rate_part(key, part, now);
+    }
+
     /// Another weir has told what it has.
     pub(super) fn hear_rates(&self, beat: &Beat) {
         if let Some(shared) = self.shared_rates.get() {
-            shared.rates().iter_mut().for_each(|(key, one)| one.shared.heard(&beat.id, part(beat, *key)));
+            let weirs = shared.fleet.peers().weirs();
+            shared.rates().iter_mut().for_each(|(key, one)| one.shared.heard(&beat.id, part(beat, *key, weirs)));
         }
     }
 
@@ -141,5 +204,38 @@ impl<W: Waiter> Admission<W> {
         if let Some(shared) = self.shared_rates.get() {
             shared.rates().values_mut().for_each(|one| one.shared.forget(id));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One weir has promised tokens of the whole rate when another one begins to want some.
+    #[test]
+    fn what_is_promised_nobody_else_has() {
+        let began = Instant::now();
+        let at = |seconds| began + Duration::from_secs_f64(seconds);
+        let mut rates = [(); 2].map(|()| OneRate::new(SharedRate::new(began), began, 0));
+        let ids = ["a", "b"].map(|id| MemberId::new(id).unwrap());
+        let idle = RateUse { per_second: 20.0, taken: 0, was_empty: false, promised_until: None };
+        let waits = RateUse { was_empty: true, ..idle };
+        let promises = RateUse { promised_until: Some(at(6.0)), ..waits };
+        let mut look = |now, uses: [RateUse; 2]| {
+            let [(a, told_a), (b, told_b)] = [0, 1].map(|n| rates[n].look(now, uses[n]));
+            rates[1].shared.heard(&ids[0], told_a);
+            rates[0].shared.heard(&ids[1], told_b);
+            (a, b)
+        };
+        (0..40).for_each(|n| _ = look(at(f64::from(n) * 0.1), [promises, idle]));
+        let (a, b) = look(at(4.0), [promises, idle]);
+        assert!(a > 0.9 && b < 0.1, "{a} and {b}");
+        for n in 41..60 {
+            let (a, b) = look(at(f64::from(n) * 0.1), [promises, waits]);
+            assert!(b < 0.1, "{a} and {b}: all is promised");
+        }
+        (60..90).for_each(|n| _ = look(at(f64::from(n) * 0.1), [waits, waits]));
+        let (a, b) = look(at(9.0), [waits, waits]);
+        assert!((a - 0.5).abs() < 0.05 && (b - 0.5).abs() < 0.05, "{a} and {b}");
     }
 }

@@ -282,6 +282,11 @@ impl Beat {
         }
     }
 
+    /// Whether the weir may have more rates than it tells of.
+    pub fn may_leave_rates_out(&self) -> bool {
+        self.rates.len() + 1 >= MOST_RATES
+    }
+
     /// The message. What would make it one that is not read is left out: accounts, servers and rates beyond those that
     /// a beat may have.
     pub fn encode(&self) -> Vec<u8> {

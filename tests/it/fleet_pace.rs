@@ -18,7 +18,7 @@ const BCRYPT: &str =
     "APP { users: [{user: app, password: \"$2a$09$abcdefghijklmnopqrstuuT3YjSVEoejw6Q74MYXZ6jB1T6D/HXwC\"}] }";
 
 fn app() -> Login {
-    Login::user("app", "p").lang("go")
+    Login::user("app", "p").name("worker").lang("go")
 }
 
 /// Weirs with a `[fleet]`, each of which has heard of all others.
@@ -116,14 +116,49 @@ async fn three_weirs_give_a_server_what_one_gives_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_rate_is_that_of_all_weirs_together() {
+async fn the_pace_is_that_of_all_weirs_together() {
+    all_weirs_keep_to_twenty_a_second(|config| config.admission("rate = 20\nburst = 4")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_rate_of_an_account_is_that_of_all_weirs_together() {
+    all_weirs_keep_to_twenty_a_second(|config| config.table("[accounts.APP]\nrate = 20\nburst = 4")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_rate_of_a_user_is_that_of_all_weirs_together() {
+    all_weirs_keep_to_twenty_a_second(|config| config.table("[users.\"a*\"]\nrate = 20\nburst = 4")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_rate_of_a_pattern_of_names_is_that_of_all_weirs_together() {
+    all_weirs_keep_to_twenty_a_second(|config| config.table("[names.\"wor*\"]\nrate = 20\nburst = 4")).await;
+}
+
+async fn all_weirs_keep_to_twenty_a_second(limited: impl Fn(WeirConfig) -> WeirConfig) {
     const CLIENTS: usize = 120;
     let others = "APP { users: [{user: app, password: p}] }";
     let cluster = Cluster::start(1, |one| one.with(&fleet::accounts(others))).await;
-    let of_all = WeirConfig::of(&cluster).admission("rate = 20\nburst = 4");
+    let of_all = limited(WeirConfig::of(&cluster));
     let weirs = weirs(3, &of_all).await;
     let beats = beats(&cluster).await;
+    // Tokens are promised at the part of the rate that a weir has: an equal one once it has listened for others.
+    eventually(PATIENCE, "each weir has a third of the rate", async || {
+        let beats = beats.lock().unwrap();
+        let part = |beat: &Value| {
+            let rates = beat["rates"].as_object().into_iter().flatten();
+            rates.filter_map(|(_, rate)| rate["has"].as_u64()).max().unwrap_or(0)
+        };
+        let parts: Vec<_> = beats.values().map(part).collect();
+        if parts.len() == 3 && parts.iter().all(|part| *part >= 300_000) { Ok(()) } else { Err(parts) }
+    })
+    .await;
+    // Each weir learns whose login this is.
+    for weir in &weirs {
+        drop(RawClient::connect(&weir.address, &app()).await);
+    }
     let took = storm(&weirs, CLIENTS).await;
+    println!("{CLIENTS} clients in {took:?}");
     // Each weir may let one in at once, however small its part of the burst.
     let least = Duration::from_secs_f64((CLIENTS - 4 - 3) as f64 / 20.0);
     assert!(took >= least.mul_f64(0.9), "{CLIENTS} clients in {took:?}");

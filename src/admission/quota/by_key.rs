@@ -2,14 +2,12 @@
 //! while it is there, and their number is bounded.
 
 mod remembered;
+mod shared;
 
-use std::{
-    hash::Hash,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{hash::Hash, sync::Arc, time::Instant};
 
 pub use self::remembered::RememberedKey;
+use self::shared::SharedKeys;
 use crate::{
     admission::{
         client::{Claim, Proof},
@@ -46,7 +44,10 @@ impl Meter {
     /// first.
     fn next(&self, now: Instant) -> Option<Instant> {
         match self.promised.empty_at(now) {
-            Some(until) => Some(until + self.tokens.rate().map_or(Duration::ZERO, Rate::each)),
+            Some(until) => {
+                self.tokens.note_empty();
+                Some(until + self.tokens.each())
+            }
             None => self.tokens.take(now).err().map(|wait| now + wait),
         }
     }
@@ -73,11 +74,24 @@ struct Entry {
     unproven: Option<Box<UnprovenClaims>>,
     /// What this weir may have, where the fleet shares the quota.
     allowance: Option<Arc<Allowance>>,
+    /// Whether the fleet shares the rate.
+    is_rate_shared: bool,
+    /// Clients that have come.
+    taken: u64,
 }
 
 impl Entry {
     fn new(quota: Quota) -> Self {
-        Self { quota, connections: 0, all: quota.rate.map(Meter::new), known: None, unproven: None, allowance: None }
+        Self {
+            quota,
+            connections: 0,
+            all: quota.rate.map(Meter::new),
+            known: None,
+            unproven: None,
+            allowance: None,
+            is_rate_shared: false,
+            taken: 0,
+        }
     }
 
     fn unproven_sum(&self) -> u32 {
@@ -122,11 +136,12 @@ impl Entry {
 #[derive(Debug)]
 pub struct QuotaByKey<K: Hash + Eq> {
     map: CountedMap<K, Entry>,
+    shared: SharedKeys<K>,
 }
 
 impl<K: Hash + Eq> Default for QuotaByKey<K> {
     fn default() -> Self {
-        Self { map: CountedMap::default() }
+        Self { map: CountedMap::default(), shared: SharedKeys::default() }
     }
 }
 
@@ -245,6 +260,7 @@ impl<K: Hash + Eq + Copy> QuotaByKey<K> {
             lease.opened();
             Box::new(lease)
         });
+        self.share_rate(key, entry, now);
         entry.connections += 1;
         KeySlot { of: Some(Arc::clone(self)), key, claim: None, lease }
     }
@@ -308,6 +324,7 @@ impl<K: Hash + Eq + Copy> QuotaByKey<K> {
             }
             None => None,
         };
+        self.share_rate(key, entry, now);
         let is_leased = lease.as_ref().is_some_and(Lease::is_shared);
         if !is_leased && quota.max_connections.is_some_and(|most| entry.connections - others >= most) {
             exceeded(Exceeded::Quota)?;
@@ -334,6 +351,7 @@ impl<K: Hash + Eq + Copy> QuotaByKey<K> {
             }
         }
         entry.connections += 1;
+        entry.taken += 1;
         if let Some(claim) = claim.filter(|_| quota.max_connections.is_some()) {
             entry.unproven.get_or_insert_default().enter(claim, || true);
         }
@@ -343,7 +361,13 @@ impl<K: Hash + Eq + Copy> QuotaByKey<K> {
 
     /// Forgets the keys without a connection whose bucket is full again.
     pub fn sweep(&self, now: Instant) {
-        self.map.retain(|_, entry| !entry.is_as_good_as_new(now));
+        self.map.retain(|_, entry| {
+            let stays = !entry.is_as_good_as_new(now);
+            if !stays {
+                self.shared.forget(entry);
+            }
+            stays
+        });
     }
 
     #[cfg(test)]
@@ -359,6 +383,7 @@ impl<K: Hash + Eq + Copy> QuotaByKey<K> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
 
     use super::*;
     use crate::admission::Rate;

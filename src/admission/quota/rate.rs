@@ -23,12 +23,7 @@ pub struct Rate {
 }
 
 impl Rate {
-    /// The time that one token takes.
-    pub fn each(self) -> Duration {
-        Duration::from_secs(1) / self.per_second.get()
-    }
-
-    /// The same in nanoseconds.
+    /// The time that one token takes, in nanoseconds.
     fn per_token(self) -> u64 {
         1_000_000_000 / u64::from(self.per_second.get())
     }
@@ -60,6 +55,19 @@ impl LiveRate {
 
 /// The whole of a rate, in the parts by which weirs of a fleet share it.
 const WHOLE: u32 = 1_000_000;
+
+/// How a weir uses a rate that its fleet shares.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RateUse {
+    /// Tokens per second of the whole rate.
+    pub per_second: f64,
+    /// What this weir has taken in all.
+    pub taken: u64,
+    /// Whether somebody has been without a token here since this was last asked.
+    pub was_empty: bool,
+    /// Until when tokens are promised, at the part of the rate that this weir had then.
+    pub promised_until: Option<Instant>,
+}
 
 /// A bucket as another process recalls it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -153,6 +161,16 @@ impl TokenBucket {
     pub fn per_second(&self) -> Option<f64> {
         let part = f64::from(self.part.load(Relaxed)) / f64::from(WHOLE);
         self.rate.get().map(|rate| f64::from(rate.per_second.get()) * part)
+    }
+
+    /// What a token takes, of this weir's part of the rate; nothing where there is no limit.
+    pub fn each(&self) -> Duration {
+        self.rate.get().map_or(Duration::ZERO, |rate| Duration::from_nanos(self.of_part(rate).0))
+    }
+
+    /// Somebody has wanted a token where others wait for theirs.
+    pub fn note_empty(&self) {
+        self.was_empty.store(true, Relaxed);
     }
 
     /// Whether there was no token when one was wanted, since this was last asked.

@@ -15,10 +15,15 @@ use crate::{
         quota::{
             by_key::{Exceeded, KeySlot, QuotaByKey, RememberedKey},
             lease::{Lease, Share},
+            rate::RateUse,
             warned::Warned,
         },
     },
-    fleet::{key::Kind, lease::book::LeaseBook},
+    fleet::{
+        Fleet,
+        key::{Key, Kind},
+        lease::book::LeaseBook,
+    },
     identity::CredentialKey,
     outcome::Refusal,
 };
@@ -250,6 +255,30 @@ impl UserAndNameQuotas {
     /// From now on the fleet shares the quotas, by the leases of `book`.
     pub fn share_quotas(&self, book: Arc<LeaseBook>) {
         let _ = self.book.set(book);
+    }
+
+    /// Weir is one of a fleet, which shares the rates. To be called before the first client comes.
+    pub fn join(&self, fleet: &Arc<Fleet>) {
+        self.by_user.join(fleet);
+        self.by_name.join(fleet);
+    }
+
+    /// At most `most` rates of patterns of names and of users, by what the fleet calls them, and how they are used.
+    pub fn rates(&self, most: usize, now: Instant) -> Vec<(Key, RateUse)> {
+        let mut rates = self.by_name.rates(most, now);
+        rates.extend(self.by_user.rates(most - rates.len(), now));
+        rates
+    }
+
+    /// What the fleet calls the users and patterns of names that have a rate.
+    pub fn rate_keys(&self) -> Vec<Key> {
+        [self.by_name.rate_keys(), self.by_user.rate_keys()].concat()
+    }
+
+    /// From now on this weir has this part of the rate of a user or a pattern of names.
+    pub fn set_rate_part(&self, key: Key, part: f64, now: Instant) {
+        self.by_name.set_rate_part(key, part, now);
+        self.by_user.set_rate_part(key, part, now);
     }
 
     /// The patterns of the configuration, of users and of names. A pattern of users is shared under each user's own

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::Account;
-use crate::upstream::concurrency::baseline::MeasuredFrom;
+use crate::{admission::quota::rate::RateUse, upstream::concurrency::baseline::MeasuredFrom};
 
 impl Account {
     /// The least that a login takes, where that was measured without another one beside.
@@ -22,11 +22,11 @@ impl Account {
         self.known_tokens.set_part(part, now);
     }
 
-    /// The rate in tokens per second, what has been taken in all, and whether somebody has been without since this was
-    /// last asked. `None` where there is no rate.
-    pub(in crate::admission::quota) fn rate_use(&self) -> Option<(f64, u64, bool)> {
+    /// How it uses its rate; `None` where there is none.
+    pub(in crate::admission::quota) fn rate_use(&self) -> Option<RateUse> {
         let rate = self.tokens.rate()?;
         let was_empty = self.known_tokens.take_was_empty() | self.tokens.take_was_empty();
-        Some((rate.per_second.get().into(), self.connections.own().taken, was_empty))
+        let taken = self.connections.own().taken;
+        Some(RateUse { per_second: rate.per_second.get().into(), taken, was_empty, promised_until: None })
     }
 }

@@ -13,6 +13,7 @@ use dashmap::DashMap;
 
 use super::{Account, Accounts};
 use crate::{
+    admission::quota::rate::RateUse,
     fleet::{
         Fleet,
         beat::AccountBeat,
@@ -77,10 +78,16 @@ impl Accounts {
         limited(true).chain(limited(false)).take(most).map(|one| (*one.key(), of(one.value()))).collect()
     }
 
-    /// At most `most` accounts that have a rate, and how they use it: see [`Account::rate_use`].
-    pub fn rates(&self, most: usize) -> Vec<(Key, (f64, u64, bool))> {
+    /// At most `most` accounts that have a rate, and how they use it.
+    pub fn rates(&self, most: usize) -> Vec<(Key, RateUse)> {
         let Some(by_key) = self.by_key.get() else { return Vec::new() };
         by_key.accounts.iter().filter_map(|one| Some((*one.key(), one.rate_use()?))).take(most).collect()
+    }
+
+    /// What the fleet calls the accounts that have a rate.
+    pub fn rate_keys(&self) -> Vec<Key> {
+        let Some(by_key) = self.by_key.get() else { return Vec::new() };
+        by_key.accounts.iter().filter(|one| one.has_rate()).map(|one| *one.key()).collect()
     }
 
     /// From now on this weir has this part of the rate of an account.
