@@ -134,7 +134,8 @@ impl TokenBucket {
             return (one, burst);
         }
         let (part, whole) = (u64::from(part.max(1)), u64::from(WHOLE));
-        (one.saturating_mul(whole) / part, (burst * part / whole).max(1))
+        // A part is rounded down to a millionth: a third of six is two all the same.
+        (one.saturating_mul(whole) / part, (burst * (part + 1) / whole).max(1))
     }
 
     /// From now on this weir has this part of the rate, 0.0 to 1.0. It has no more tokens than before: those of a

@@ -35,7 +35,7 @@ fn each_weir_has_its_part_of_a_rate() {
     };
     let in_all = |user, quota, now| (0..100).take_while(|_| enter(user, quota, now).is_ok()).count();
     for user in 0..USERS {
-        assert_eq!(in_all(user, rate(30, 7), now), 2, "a third of the burst");
+        assert_eq!(in_all(user, rate(30, 6), now), 2, "a third of the burst");
     }
     let user = fleet.keys().of(Kind::User, "7");
     let used = RateUse { per_second: 30.0, taken: 2, was_empty: true, promised_until: None };
@@ -46,12 +46,12 @@ fn each_weir_has_its_part_of_a_rate() {
     by_key.set_rate_part(user, 1.0, now);
     by_key.set_rate_part(fleet.keys().of(Kind::User, "nobody"), 1.0, now);
     let second = Duration::from_secs(1);
-    assert_eq!(in_all(7, rate(30, 7), soon), 7, "the whole of it");
-    assert_eq!(in_all(8, rate(30, 7), soon), 2, "a third");
+    assert_eq!(in_all(7, rate(30, 6), soon), 6, "the whole of it");
+    assert_eq!(in_all(8, rate(30, 6), soon), 2, "a third");
 
     enter(8, Quota::default(), soon).unwrap();
     assert_eq!(by_key.rate_keys().len() as u64, USERS - 1, "the configuration has no rate for it any more");
-    assert_eq!(in_all(8, rate(30, 7), soon + second), 2, "and has again");
+    assert_eq!(in_all(8, rate(30, 6), soon + second), 2, "and has again");
     by_key.sweep(soon + 9 * second);
     assert!(by_key.rate_keys().is_empty() && by_key.is_empty());
 }
