@@ -84,26 +84,22 @@ pub(super) struct SharedRates {
     pace: Key,
     began: Instant,
     rates: Mutex<HashMap<Key, OneRate>>,
-    /// How many weirs there were when those that are not told of had their parts.
+    /// How many weirs there were when rates that no beat tells of were last divided.
     weirs: AtomicU32,
 }
 
 const MILLIONTHS: f64 = 1e6;
 
-/// What a beat says of a rate. A weir that does not speak of it wants nothing of it, or has an equal part of it where
-/// it may have more rates than it tells of.
-fn part(beat: &Beat, key: Key, weirs: u32) -> RatePart {
+/// What a beat says of a rate. A weir that does not speak of it wants nothing of it, or has an `equal` part of it
+/// where it may have more rates than it tells of.
+fn part(beat: &Beat, key: Key, equal: f64) -> RatePart {
     match beat.rates.get(&key) {
         Some(RateBeat { has, wants }) => {
             RatePart { has: f64::from(*has) / MILLIONTHS, wants: f64::from(*wants) / MILLIONTHS }
         }
-        None if beat.may_leave_rates_out() => RatePart { has: equal(weirs), wants: equal(weirs) },
+        None if beat.may_leave_rates_out() => RatePart { has: equal, wants: equal },
         None => RatePart::default(),
     }
-}
-
-fn equal(weirs: u32) -> f64 {
-    1.0 / f64::from(weirs.max(1))
 }
 
 impl SharedRates {
@@ -114,7 +110,8 @@ impl SharedRates {
     fn new_rate(&self, key: Key, now: Instant, taken: u64) -> OneRate {
         let mut shared = SharedRate::new(self.began);
         let peers = self.fleet.peers();
-        peers.iter().for_each(|peer| shared.heard(peer.id(), part(peer.last(), key, peers.weirs())));
+        let equal = peers.equal_part();
+        peers.iter().for_each(|peer| shared.heard(peer.id(), part(peer.last(), key, equal)));
         OneRate::new(shared, now, taken)
     }
 }
@@ -152,18 +149,16 @@ impl<W: Waiter> Admission<W> {
         let told_of: HashSet<Key> = uses.iter().map(|(key, _)| *key).collect();
         let mut pace = None;
         let mut rates = shared.rates();
-        let weirs = shared.fleet.peers().weirs();
-        rates.retain(|key, _| {
-            let stays = told_of.contains(key);
-            if !stays {
-                self.set_rate_part(*key, equal(weirs), now);
-            }
-            stays
-        });
+        let (weirs, equal) = {
+            let peers = shared.fleet.peers();
+            (peers.weirs(), peers.equal_part())
+        };
+        let mut not_told_of: Vec<Key> = rates.extract_if(|key, _| !told_of.contains(key)).map(|(key, _)| key).collect();
         if shared.weirs.swap(weirs, Relaxed) != weirs {
-            let all = self.accounts.rate_keys().into_iter().chain(self.users_and_names.rate_keys());
-            all.filter(|key| !told_of.contains(key)).for_each(|key| self.set_rate_part(key, equal(weirs), now));
+            not_told_of = [self.accounts.rate_keys(), self.users_and_names.rate_keys()].concat();
+            not_told_of.retain(|key| !told_of.contains(key));
         }
+        not_told_of.into_iter().for_each(|key| self.set_rate_part(key, equal, now));
         let mut told = BTreeMap::new();
         for (key, used) in uses {
             let one = rates.entry(key).or_insert_with(|| shared.new_rate(key, now, used.taken));
@@ -194,8 +189,8 @@ impl<W: Waiter> Admission<W> {
     /// Another weir has told what it has.
     pub(super) fn hear_rates(&self, beat: &Beat) {
         if let Some(shared) = self.shared_rates.get() {
-            let weirs = shared.fleet.peers().weirs();
-            shared.rates().iter_mut().for_each(|(key, one)| one.shared.heard(&beat.id, part(beat, *key, weirs)));
+            let equal = shared.fleet.peers().equal_part();
+            shared.rates().iter_mut().for_each(|(key, one)| one.shared.heard(&beat.id, part(beat, *key, equal)));
         }
     }
 

@@ -431,6 +431,11 @@ impl Peers {
         self.iter().count() as u32 + 1
     }
 
+    /// What each weir has of anything of which all have the same part: 1.0 is the whole.
+    pub fn equal_part(&self) -> f64 {
+        1.0 / f64::from(self.weirs())
+    }
+
     /// The position of this weir among all that live, by their ids: each has another.
     pub fn position(&self) -> u32 {
         self.iter().take_while(|peer| *peer.id() < self.own).count() as u32

@@ -55,6 +55,12 @@ async fn beats(cluster: &Cluster) -> Beats {
     beats
 }
 
+/// The largest part that a weir has of any rate by its beat, in millionths.
+fn largest_part(beat: &Value) -> u64 {
+    let rates = beat["rates"].as_object().into_iter().flatten();
+    rates.filter_map(|(_, rate)| rate["has"].as_u64()).max().unwrap_or(0)
+}
+
 /// Logins under way on the only server, and its limit, by the last beats of all weirs.
 fn under_way(beats: &Beats) -> (f64, f64) {
     let (mut places, mut limit) = (0.0, 0.0_f64);
@@ -144,12 +150,7 @@ async fn all_weirs_keep_to_twenty_a_second(limited: impl Fn(WeirConfig) -> WeirC
     let beats = beats(&cluster).await;
     // Tokens are promised at the part of the rate that a weir has: an equal one once it has listened for others.
     eventually(PATIENCE, "each weir has a third of the rate", async || {
-        let beats = beats.lock().unwrap();
-        let part = |beat: &Value| {
-            let rates = beat["rates"].as_object().into_iter().flatten();
-            rates.filter_map(|(_, rate)| rate["has"].as_u64()).max().unwrap_or(0)
-        };
-        let parts: Vec<_> = beats.values().map(part).collect();
+        let parts: Vec<_> = beats.lock().unwrap().values().map(largest_part).collect();
         if parts.len() == 3 && parts.iter().all(|part| *part >= 300_000) { Ok(()) } else { Err(parts) }
     })
     .await;
@@ -165,11 +166,7 @@ async fn all_weirs_keep_to_twenty_a_second(limited: impl Fn(WeirConfig) -> WeirC
 
     // All clients come to one weir now: the rate is mostly its own.
     let crowd = Crowd::start(&weirs[0].address, 60, &app(), Habit::PATIENT);
-    let part = || {
-        let beats = beats.lock().unwrap();
-        let rates = beats.get("weir-1").and_then(|beat| beat["rates"].as_object().cloned()).unwrap_or_default();
-        rates.values().filter_map(|rate| rate["has"].as_u64()).max().unwrap_or(0)
-    };
+    let part = || beats.lock().unwrap().get("weir-1").map_or(0, largest_part);
     eventually(PATIENCE, "one weir has most of the rate", async || match part() {
         millionths if millionths >= 800_000 => Ok(()),
         millionths => Err(millionths),

@@ -44,10 +44,7 @@ impl Meter {
     /// first.
     fn next(&self, now: Instant) -> Option<Instant> {
         match self.promised.empty_at(now) {
-            Some(until) => {
-                self.tokens.note_empty();
-                Some(until + self.tokens.each())
-            }
+            Some(until) => Some(until + self.tokens.each()),
             None => self.tokens.take(now).err().map(|wait| now + wait),
         }
     }

@@ -169,11 +169,6 @@ impl TokenBucket {
         self.rate.get().map_or(Duration::ZERO, |rate| Duration::from_nanos(self.of_part(rate).0))
     }
 
-    /// Somebody has wanted a token where others wait for theirs.
-    pub fn note_empty(&self) {
-        self.was_empty.store(true, Relaxed);
-    }
-
     /// Whether there was no token when one was wanted, since this was last asked.
     pub fn take_was_empty(&self) -> bool {
         self.was_empty.load(Relaxed) && self.was_empty.swap(false, Relaxed)

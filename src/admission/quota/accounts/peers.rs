@@ -43,7 +43,7 @@ impl ByKey {
         let key = self.fleet.keys().of(Kind::Account, account.name());
         self.accounts.insert(key, Arc::clone(account));
         // Until weirs have told each other what they want of its rate.
-        account.set_rate_part(1.0 / f64::from(self.fleet.peers().weirs()), now);
+        account.set_rate_part(self.fleet.peers().equal_part(), now);
         // What peers have said of it before nobody has kept for it. A peer that goes meanwhile is told of afterwards.
         let peers = self.fleet.peers();
         peers.reports_of_account(key).iter().for_each(|report| account.connections.peer_says(report));

@@ -92,7 +92,7 @@ impl<K: Hash + Eq + Copy> QuotaByKey<K> {
             entry.is_rate_shared = true;
             self.shared.keys().insert(shared_as, key);
             // Until weirs have told each other what they want of it.
-            entry.set_rate_part(1.0 / f64::from(fleet.peers().weirs()), now);
+            entry.set_rate_part(fleet.peers().equal_part(), now);
         }
     }
 
