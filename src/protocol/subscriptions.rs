@@ -222,6 +222,11 @@ impl Subscriptions {
         if blanks > 1 { Receives::ShareOfQueue } else { Receives::All }
     }
 
+    /// Whether any is a member of a queue group.
+    pub fn has_queue(&self) -> bool {
+        self.all.iter().any(|one| self.received_by(*one) == Receives::ShareOfQueue)
+    }
+
     /// Whether a member of a queue group ends with a number of messages.
     pub fn has_queue_with_max(&self) -> bool {
         self.all.iter().any(|one| one.max > 0 && self.received_by(*one) == Receives::ShareOfQueue)

@@ -108,6 +108,7 @@ mod slow_server;
 mod socket_activation;
 mod source_addresses;
 mod source_tree;
+mod staying_sessions;
 mod storm_and_plan;
 mod strangers;
 mod system_account;

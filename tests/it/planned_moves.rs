@@ -190,7 +190,7 @@ async fn nothing_is_lost(
 }
 
 /// The subjects of the client's subscriptions at the server that has it, sorted.
-async fn subscriptions(cluster: &Cluster) -> Vec<String> {
+pub(crate) async fn subscriptions(cluster: &Cluster) -> Vec<String> {
     let mut found = Vec::new();
     for server in &cluster.servers {
         let Some(connz) = server.monitoring("/connz?subs=1").await else { continue };

@@ -10,7 +10,9 @@
 //!    PING: behind that it has nothing of the session.
 //! 4. What only the new one has delivered follows, and the client is read again.
 //!
-//! Until the third step the session can stay where it is, and does where anything goes wrong.
+//! Until the third step the session can stay where it is, and does where anything goes wrong. A member of queue groups
+//! has been given messages by the new server then that no other member gets: it ends the subscriptions there and has
+//! those messages before it leaves that server.
 
 use std::{
     mem,
@@ -51,8 +53,12 @@ use crate::{
 const BOTH_DELIVER_FOR: Duration = YOUNG_FOR;
 
 /// A client that still subscribes anew after this time, as for each request or each batch of a pull consumer, is not
-/// read for [`SPREADS_WITHIN`].
+/// read for [`SPREADS_WITHIN`], where nothing else is missing.
 const PAUSES_AFTER: Duration = Duration::from_secs(3);
+
+/// A client that is not read is read again after this time where something else is missing by then, and is stopped once
+/// more after [`PAUSES_AFTER`].
+const PAUSED_FOR: Duration = Duration::from_millis(500);
 
 /// The other servers of a cluster learn of one subscription within this time.
 const SPREADS_WITHIN: Duration = Duration::from_millis(250);
@@ -60,8 +66,13 @@ const SPREADS_WITHIN: Duration = Duration::from_millis(250);
 /// A session that is not quiet enough to be moved within this time stays where it is.
 const GIVES_UP_AFTER: Duration = Duration::from_secs(8);
 
-/// How long the old server may take to end its subscriptions: one that takes longer is taken for lost.
+/// How long the old server may take to end its subscriptions while the client takes what it sends: one that takes
+/// longer is taken for lost, and so is one whose client has taken nothing for some two minutes.
 const OLD_ENDS_WITHIN: Duration = Duration::from_secs(3);
+
+/// A session that stays takes what the new server has given to it as a member of queue groups for so long: the client
+/// may be slow, and has what its own server delivers to take as well.
+const LEAVES_WITHIN: Duration = Duration::from_secs(120);
 
 /// The most bytes that are read of the new server in one poll: the other sessions of the worker may run then.
 const MOST_PER_POLL: usize = 8 * SMALL_READ;
@@ -79,11 +90,29 @@ pub struct Handover {
     /// When the new server has answered the PING behind the subscriptions.
     subscribed: Option<Instant>,
     caught_up: CaughtUp,
-    /// The client is not read.
-    is_paused: bool,
-    began: Instant,
-    /// When the old server was told to end its subscriptions.
+    pause: Pause,
+    /// When the old server was told to end its subscriptions; later where the client has taken nothing since.
     flushing: Option<Instant>,
+    leaving: Option<Leaving>,
+    began: Instant,
+}
+
+/// Whether the client is read.
+#[derive(Debug, Clone, Copy)]
+enum Pause {
+    /// It has been since then.
+    Off(Instant),
+    /// It has not been since then.
+    On(Instant),
+}
+
+/// The session stays on its old server, and has told the new one to end the subscriptions.
+#[derive(Debug, Clone, Copy)]
+struct Leaving {
+    why: &'static str,
+    since: Instant,
+    /// PONGs of the new server until it has ended them.
+    answers_due: u32,
 }
 
 /// How a handover ends.
@@ -108,51 +137,90 @@ impl Handover {
         let mut bytes = mem::take(&mut self.held);
         bytes.extend_from_slice(chunk);
         let mut at = 0_usize;
+        let mut taken = Ok(());
         while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
-            let len = match ServerOperation::at(rest) {
-                ServerOperation::Unfinished if rest.len() < MAX_INFO_LINE => break,
-                ServerOperation::Unfinished => return Err(Not("the other server sends what is no operation")),
-                ServerOperation::Message { len, .. } if len > LONGEST_MATCHED => {
-                    return Err(Not("a message is too long to be matched"));
+            match self.take_operation(rest, known, side, pass) {
+                Ok(0) => break,
+                Ok(len) => at = at.saturating_add(len),
+                Err(not) => {
+                    taken = Err(not);
+                    break;
                 }
-                ServerOperation::Message { len, .. } if len > rest.len() => break,
-                ServerOperation::Message { sid, len, .. } => {
-                    let message = rest.get(..len).unwrap_or_default();
-                    if known.state().message_of_new(sid, message) {
-                        pass.extend_from_slice(message);
-                    }
-                    len
-                }
-                ServerOperation::Pong(line) => {
-                    let now = Instant::now();
-                    self.caught_up.answer(now);
-                    self.subscribed.get_or_insert(now);
-                    line.len()
-                }
-                ServerOperation::Ping(line) => {
-                    self.out.extend_from_slice(PONG);
-                    line.len()
-                }
-                ServerOperation::Err { .. } => return Err(Not("the other server refuses what its own allows")),
-                ServerOperation::Line(line) => {
-                    if let ServerLine::Info(json) = server_line(line)
-                        && let Some(info) = side.info_of(&self.server, json)
-                    {
-                        if info.ldm() {
-                            return Err(Not("the other server shuts down"));
-                        }
-                        self.info = Arc::new(info);
-                    }
-                    line.len()
-                }
-            };
-            at = at.saturating_add(len);
+            }
         }
         bytes.drain(..at.min(bytes.len()));
         if !bytes.is_empty() {
             self.held = bytes;
         }
-        Ok(())
+        taken
+    }
+
+    /// Takes in the first operation, and returns how many bytes that are; 0 where its rest is still to come.
+    fn take_operation(
+        &mut self,
+        rest: &[u8],
+        known: &Known,
+        side: &TrackedServer,
+        pass: &mut Vec<u8>,
+    ) -> Result<usize, Not> {
+        let stays = self.leaving.is_some();
+        match ServerOperation::at(rest) {
+            ServerOperation::Unfinished if rest.len() < MAX_INFO_LINE => Ok(0),
+            ServerOperation::Unfinished => Err(Not("the other server sends what is no operation")),
+            // One of a queue group that is left is for the client, however long the server's max_payload lets it be.
+            ServerOperation::Message { len, .. } if len > LONGEST_MATCHED && !stays => {
+                Err(Not("a message is too long to be matched"))
+            }
+            ServerOperation::Message { len, .. } if len > rest.len() => Ok(0),
+            ServerOperation::Message { sid, len, .. } => {
+                let message = rest.get(..len).unwrap_or_default();
+                if known.state().message_of_new(sid, message) {
+                    pass.extend_from_slice(message);
+                }
+                Ok(len)
+            }
+            ServerOperation::Pong(line) => {
+                let now = Instant::now();
+                self.caught_up.answer(now);
+                self.subscribed.get_or_insert(now);
+                if let Some(leaving) = &mut self.leaving {
+                    leaving.answers_due = leaving.answers_due.saturating_sub(1);
+                }
+                Ok(line.len())
+            }
+            ServerOperation::Ping(line) => {
+                self.out.extend_from_slice(PONG);
+                Ok(line.len())
+            }
+            ServerOperation::Err { line, .. } if stays => Ok(line.len()),
+            ServerOperation::Err { .. } => Err(Not("the other server refuses what its own allows")),
+            ServerOperation::Line(line) => {
+                if let ServerLine::Info(json) = server_line(line)
+                    && let Some(info) = side.info_of(&self.server, json)
+                    && !stays
+                {
+                    if info.ldm() {
+                        return Err(Not("the other server shuts down"));
+                    }
+                    self.info = Arc::new(info);
+                }
+                Ok(line.len())
+            }
+        }
+    }
+
+    fn is_paused(&self) -> bool {
+        self.flushing.is_some() || matches!(self.pause, Pause::On(_))
+    }
+
+    /// The client is stopped for a moment where only that is missing, or read again where it was in vain.
+    fn pause(&mut self, now: Instant, is_all_that_is_missing: bool) {
+        let is_for = |time: Duration, since| now.saturating_duration_since(since) >= time;
+        match self.pause {
+            Pause::Off(since) if is_for(PAUSES_AFTER, since) && is_all_that_is_missing => self.pause = Pause::On(now),
+            Pause::On(since) if is_for(PAUSED_FOR, since) => self.pause = Pause::Off(now),
+            Pause::Off(_) | Pause::On(_) => {}
+        }
     }
 
     /// The new server is asked from time to time whether it stands still.
@@ -213,9 +281,10 @@ impl Relay<TrackedClient, TrackedServer> {
             out: Vec::with_capacity(1024),
             subscribed: None,
             caught_up: CaughtUp::default(),
-            is_paused: false,
-            began: now,
+            pause: Pause::Off(now),
             flushing: None,
+            leaving: None,
+            began: now,
         };
         {
             let mut state = self.known().state();
@@ -259,8 +328,9 @@ impl Relay<TrackedClient, TrackedServer> {
         if let Some(cause) = handle.end_requested() {
             return Poll::Ready(HandoverEnd::Ended(Ended { party: Party::Weir, cause }));
         }
-        let old_is_gone = match self.poll_old(cx, handover.is_paused) {
-            Poll::Ready(ended) if ended.by_server() && handover.subscribed.is_some() => true,
+        let may_switch = handover.subscribed.is_some() && handover.leaving.is_none();
+        let old_is_gone = match self.poll_old(cx, handover.is_paused()) {
+            Poll::Ready(ended) if ended.by_server() && may_switch => true,
             Poll::Ready(ended) => {
                 self.count(handle);
                 return Poll::Ready(HandoverEnd::Ended(ended));
@@ -272,10 +342,17 @@ impl Relay<TrackedClient, TrackedServer> {
         let is_even = match self.poll_new(cx, handover) {
             Ok(is_even) => is_even,
             Err(_) if handover.flushing.is_some() || old_is_gone => return Poll::Ready(HandoverEnd::BothLost),
-            Err(Not(why)) => return Poll::Ready(HandoverEnd::Stays(why)),
+            Err(Not(why)) => return self.leave(cx, handover, why, now),
         };
+        if let Some(Leaving { why, since, answers_due }) = handover.leaving {
+            let is_over = answers_due == 0 || now.saturating_duration_since(since) > LEAVES_WITHIN;
+            return if is_over { Poll::Ready(HandoverEnd::Stays(why)) } else { Poll::Pending };
+        }
         if let Some(since) = handover.flushing {
-            let is_late = now.saturating_duration_since(since) > OLD_ENDS_WITHIN;
+            // What a client takes nothing of is not read, and is not late.
+            let since = if self.client_takes() { since } else { *handover.flushing.insert(now) };
+            let is_late = now.saturating_duration_since(since) > OLD_ENDS_WITHIN
+                || now.saturating_duration_since(handover.began) > GIVES_UP_AFTER.saturating_add(LEAVES_WITHIN);
             if old_is_gone || is_late || !self.awaits_probe() {
                 return Poll::Ready(self.switch(handover, old_is_gone || is_late, now));
             }
@@ -292,21 +369,44 @@ impl Relay<TrackedClient, TrackedServer> {
         };
         let is_late = now.saturating_duration_since(handover.began) > GIVES_UP_AFTER;
         if let Some(why) = too_much.or(is_late.then_some("it is too busy")) {
-            return Poll::Ready(HandoverEnd::Stays(why));
+            return self.leave(cx, handover, why, now);
         }
         let is_for = |time: Duration, since| now.saturating_duration_since(since) >= time;
-        if is_for(PAUSES_AFTER, handover.began) && self.is_between_operations() {
-            handover.is_paused = true;
-        }
-        let spread = if handover.is_paused { SPREADS_WITHIN } else { BOTH_DELIVER_FOR };
-        let have_both =
-            handover.subscribed.is_some_and(|since| is_for(BOTH_DELIVER_FOR, since)) && is_for(spread, last_sub);
-        if have_both && is_even && handover.caught_up.is_prompt(now) && handover.out.is_empty() && self.begin_flush() {
+        let delivers = handover.subscribed.is_some_and(|since| is_for(BOTH_DELIVER_FOR, since));
+        let is_ready = delivers && is_even && handover.caught_up.is_prompt(now) && handover.out.is_empty();
+        handover.pause(now, is_ready && !is_for(BOTH_DELIVER_FOR, last_sub) && self.is_between_operations());
+        let spread = if handover.is_paused() { SPREADS_WITHIN } else { BOTH_DELIVER_FOR };
+        if is_ready && is_for(spread, last_sub) && self.begin_flush() {
             handover.flushing = Some(now);
-            handover.is_paused = true;
             // What has been put waits for the next poll.
             cx.waker().wake_by_ref();
         }
+        Poll::Pending
+    }
+
+    /// The session stays on its old server, for this reason. It leaves the new one at once where that is lost or gives
+    /// it nothing that others do not get, and else once that has ended the subscriptions.
+    fn leave(
+        &mut self,
+        cx: &Context<'_>,
+        handover: &mut Handover,
+        why: &'static str,
+        now: Instant,
+    ) -> Poll<HandoverEnd> {
+        let mut state = self.known().state();
+        if why == LOST || handover.leaving.is_some() || !state.subscriptions.has_queue() {
+            return Poll::Ready(HandoverEnd::Stays(why));
+        }
+        if let Some(both) = state.both() {
+            handover.out.append(&mut both.to_new);
+            both.leaves_new();
+        }
+        state.subscriptions.write_ends(&mut handover.out);
+        handover.out.extend_from_slice(PING);
+        let answers_due = u32::from(handover.caught_up.is_asked()).saturating_add(1);
+        handover.leaving = Some(Leaving { why, since: now, answers_due });
+        handover.pause = Pause::Off(now);
+        cx.waker().wake_by_ref();
         Poll::Pending
     }
 
@@ -337,7 +437,9 @@ impl Relay<TrackedClient, TrackedServer> {
         if let Some(both) = known.state().both() {
             handover.out.append(&mut both.to_new);
         }
-        handover.ask(Instant::now());
+        if handover.leaving.is_none() {
+            handover.ask(Instant::now());
+        }
         handover.poll_write(cx)?;
         let mut read = 0_usize;
         while !self.to_client.holds_bytes() && self.to_client.side().at_boundary() {
@@ -346,7 +448,7 @@ impl Relay<TrackedClient, TrackedServer> {
                 return Ok(false);
             }
             let mut pass = Vec::new();
-            let took = worker::with(|scratch: &Scratch<Buffer>| {
+            let taken = worker::with(|scratch: &Scratch<Buffer>| {
                 scratch.with(|buffer| {
                     let mut chunk = ReadBuf::new(buffer.small());
                     match Pin::new(&mut handover.stream).poll_read(cx, &mut chunk) {
@@ -358,11 +460,11 @@ impl Relay<TrackedClient, TrackedServer> {
                         Poll::Ready(_) => Err(Not(LOST)),
                     }
                 })
-            })?;
+            });
             if !pass.is_empty() {
                 self.deliver(&pass);
             }
-            match took {
+            match taken? {
                 Some(n) => read = read.saturating_add(n),
                 None => {
                     if let Some(both) = known.state().both() {

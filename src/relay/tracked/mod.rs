@@ -203,12 +203,7 @@ impl State {
         let now = Instant::now();
         self.last_sub = Some(now);
         if let Some(both) = self.both() {
-            let arguments = arguments.trim_ascii_end();
-            // The sid is the last word.
-            both.subscribe(arguments.rsplit(u8::is_ascii_whitespace).next().unwrap_or_default(), now);
-            both.to_new.extend_from_slice(b"SUB ");
-            both.to_new.extend_from_slice(arguments);
-            both.to_new.extend_from_slice(b"\r\n");
+            both.subscribe(arguments, now);
         }
     }
 
