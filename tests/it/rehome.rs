@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use rustix::process::Signal;
 use serde_json::Value;
-use weir_testkit::{client::Op, *};
+use weir_testkit::{admin::AdminSocket, client::Op, *};
 
 use crate::moves;
 
@@ -120,6 +120,44 @@ async fn a_client_without_a_server_is_answered_and_what_it_publishes_is_kept() {
     client.send(b"PUB later 2\r\nhi\r\n").await.unwrap();
     assert_eq!(gets(&mut client).await, ["later hi"]);
     drop(client);
+    weir.assert_nothing_leaked().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_client_publishes_without_a_server_before_it_ends_is_delivered() {
+    let mut server = NatsServer::start(ServerOptions::named("n1")).await;
+    let weir =
+        WeirConfig::of_servers(&[&server]).account("default", "rehome = true\nrehome_within = \"60s\"").start().await;
+    let mut client = RawClient::connect(&weir.address, &Login::nobody()).await;
+    client.info_after_pong().await;
+    server.kill9();
+    weir.until("the session has no server", |metrics| metrics.get("weir_server_up{server=\"n1\"}") == Some(0.0)).await;
+    client.round_trip().await.expect("weir answers in its server's place");
+    client.send(b"PUB last 5\r\nwords\r\n").await.unwrap();
+    client.shut_writing().await.unwrap();
+    server.restart().await;
+    assert_ne!(client.end(PATIENCE).await, client::End::StillOpen);
+    let varz = server.monitoring("/varz").await.expect("a server that answers");
+    assert_eq!(varz["in_msgs"], 1, "it has the message");
+    weir.assert_nothing_leaked().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sessions_without_a_server_whose_clients_leave_do_not_wait_for_a_turn_any_more() {
+    const CLIENTS: usize = 10;
+    let (mut server, admin) = (NatsServer::start(ServerOptions::named("n1")).await, AdminSocket::default());
+    let weir = WeirConfig::of_servers(&[&server])
+        .account("default", "rehome = true\nrehome_within = \"60s\"")
+        .table(&admin.toml())
+        .start()
+        .await;
+    let login = Login::nobody();
+    let clients = join_all((0..CLIENTS).map(|_| RawClient::connect(&weir.address, &login))).await;
+    admin.does(&["pause"]).await;
+    server.kill9();
+    weir.until("all wait", |metrics| metrics.get("weir_held") == Some(CLIENTS as f64)).await;
+    drop(clients);
+    // Nobody has a turn in a pause: nothing else takes them out of the queue within the 60 s.
     weir.assert_nothing_leaked().await;
 }
 

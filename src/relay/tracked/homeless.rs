@@ -88,6 +88,9 @@ impl Relay<TrackedClient, TrackedServer> {
             cx.waker().wake_by_ref();
         }
         match polled {
+            // It is an end of what the client sends: what it has published is for the next server, and the relay finds
+            // the end again behind that.
+            Poll::Ready(DirectionEnd::Eof) if self.to_server.holds_bytes() => Poll::Pending,
             Poll::Ready(DirectionEnd::Eof) => ended(Cause::Eof),
             Poll::Ready(DirectionEnd::Stopped(cause)) => ended(cause),
             Poll::Ready(DirectionEnd::ReadFailed | DirectionEnd::WriteFailed) => ended(Cause::SocketError),
