@@ -171,7 +171,7 @@ fn connect_check_holds_and_gives_up(bencher: Bencher<'_, '_>, count: usize) {
     let mut rng = fastrand::Rng::with_seed(1);
     bencher.bench_local(|| {
         let client = client_of(&account, black_box(key), now);
-        let (wait, step) = Wait::at_connect(&admission, client, now, &mut rng, Nobody::default);
+        let (mut wait, step) = Wait::at_connect(&admission, client, now, &mut rng, Nobody::default);
         wait.leave(&admission, now);
         matches!(step, Step::Wait(_))
     });
@@ -195,7 +195,7 @@ fn connect_check_holds_behind_20_000(bencher: Bencher<'_, '_>, (account, credent
     let mut n = 0;
     bencher.bench_local(|| {
         n += 1;
-        let (wait, step) = hold(n);
+        let (mut wait, step) = hold(n);
         wait.leave(&admission, now);
         matches!(step, Step::Wait(_))
     });

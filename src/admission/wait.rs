@@ -181,9 +181,14 @@ impl<W: Waiter> Wait<W> {
         step
     }
 
+    /// Its waiter has got the pass: it is not in the queue any more.
+    pub fn turn_has_come(&mut self) {
+        self.0 = State::Over;
+    }
+
     /// The client has left.
-    pub fn leave(self, admission: &Admission<W>, now: Instant) {
-        if let State::Queued { ticket, .. } = self.0 {
+    pub fn leave(&mut self, admission: &Admission<W>, now: Instant) {
+        if let State::Queued { ticket, .. } = std::mem::replace(&mut self.0, State::Over) {
             let _ = admission.leave_queue(&ticket, now);
         }
     }
@@ -309,7 +314,7 @@ mod tests {
         drop(step);
         let (mut first, step) = test.comes();
         let (mut second, _) = test.comes();
-        let (third, _) = test.comes();
+        let (mut third, _) = test.comes();
         assert!(first.is_queued() && second.is_queued() && test.admission.queued() == 3);
         third.leave(&test.admission, test.now);
         assert_eq!(test.admission.queued(), 2);
@@ -369,7 +374,7 @@ mod tests {
         let mut turns = test.turns();
         assert_eq!(turns.len(), 1);
         turns.clear();
-        let (senior, _) = test.comes();
+        let (mut senior, _) = test.comes();
         senior.leave(&test.admission, test.now);
         test.now += Duration::from_secs(5);
         let (_, step) = test.comes();

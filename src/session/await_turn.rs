@@ -57,22 +57,41 @@ pub(super) async fn await_turn<L>(
     waited
 }
 
-/// The same for whoever is a client already. `note` is shown the wait before each step.
+/// A wait that leaves the queue where its session ends before its turn comes, so that nobody is counted as waiting who
+/// is gone.
+struct WhileItLasts<'s> {
+    shared: &'s Shared,
+    wait: SessionWait,
+}
+
+impl Drop for WhileItLasts<'_> {
+    fn drop(&mut self) {
+        self.wait.leave(&self.shared.admission, now());
+    }
+}
+
+/// The same for whoever is a client already. `note` is shown the wait before each step. Whoever drops this leaves the
+/// queue.
 pub(super) async fn follow<L>(
     shared: &Shared,
-    (mut wait, mut step): (SessionWait, Step),
+    (wait, mut step): (SessionWait, Step),
     mut turn_comes: oneshot::Receiver<Pass>,
     left: impl Future<Output = L>,
     mut note: impl FnMut(&SessionWait),
 ) -> Waited<L> {
+    let mut lasting = WhileItLasts { shared, wait };
+    let wait = &mut lasting.wait;
     let mut left = pin!(left);
     loop {
-        note(&wait);
+        note(wait);
         let until = match step {
             Step::Dial(pass) => break Waited::Turn(pass),
             Step::Refuse(reason) => break Waited::Refused(reason),
             Step::Gone => match (&mut turn_comes).await {
-                Ok(pass) => break Waited::Turn(pass),
+                Ok(pass) => {
+                    wait.turn_has_come();
+                    break Waited::Turn(pass);
+                }
                 Err(_) => {
                     step = with_rng(|rng| wait.dropped(&shared.admission, now(), rng));
                     continue;
@@ -83,16 +102,16 @@ pub(super) async fn follow<L>(
         tokio::select! {
             biased;
             turn = &mut turn_comes, if wait.is_queued() => match turn {
-                Ok(pass) => break Waited::Turn(pass),
+                Ok(pass) => {
+                    wait.turn_has_come();
+                    break Waited::Turn(pass);
+                }
                 Err(_) => {
                     step = with_rng(|rng| wait.dropped(&shared.admission, now(), rng));
                     continue;
                 }
             },
-            left = &mut left => {
-                wait.leave(&shared.admission, now());
-                break Waited::Left(left);
-            }
+            left = &mut left => break Waited::Left(left),
             () = sleep_until(until) => {}
         }
         step = with_rng(|rng| wait.go_on(&shared.admission, now(), rng));

@@ -505,7 +505,7 @@ impl Ingress for Weir {
             self.of[position] = NONE;
             return;
         }
-        if let SessionState::Waits(wait) =
+        if let SessionState::Waits(mut wait) =
             std::mem::replace(&mut self.sessions[index as usize].state, SessionState::Free)
         {
             let now = self.now(world);

@@ -68,7 +68,7 @@ impl TakenOver<'_> {
         }
         for index in 0..weir.sessions.len() as u32 {
             match std::mem::replace(&mut weir.sessions[index as usize].state, SessionState::Free) {
-                SessionState::Waits(wait) if self.waiting == Waiting::GoAlong => {
+                SessionState::Waits(mut wait) if self.waiting == Waiting::GoAlong => {
                     wait.leave(&weir.admission, now);
                     let Session { client, is_abandoned, .. } = weir.sessions[index as usize];
                     weir.close(index);
