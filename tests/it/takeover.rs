@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use futures::future::join_all;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::UnixStream,
@@ -328,6 +329,26 @@ async fn a_new_process_that_fails_harms_nobody() {
     assert!(weir.is_taken_over_whole().await.success());
     stop.store(true, Relaxed);
     sessions.join_all().await;
+    weir.until("all are gone", |metrics| metrics.sum("weir_sessions_active") == 0.0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_process_that_reads_nothing_holds_nobody_up() {
+    // What is told of so many is more than a socket takes.
+    const CLIENTS: usize = 500;
+    let server = NatsServer::start(ServerOptions::named("n1")).await;
+    let (weir, admin) = weir(&[&server], "").await;
+    let login = Login::nobody();
+    let mut clients = join_all((0..CLIENTS).map(|_| RawClient::connect(&weir.address, &login))).await;
+    let mut other = Fake::begin(&admin, 1).await;
+    other.until("offer").await;
+    other.say(r#"{"message":"ready"}"#).await;
+    weir.says("a takeover is off").await;
+    RawClient::connect(&weir.address, &login).await.round_trip().await.unwrap();
+    for client in &mut clients {
+        client.round_trip().await.unwrap();
+    }
+    drop((other, clients));
     weir.until("all are gone", |metrics| metrics.sum("weir_sessions_active") == 0.0).await;
 }
 

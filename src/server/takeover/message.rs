@@ -8,10 +8,12 @@ use std::{
     fmt, io,
     net::SocketAddr,
     os::fd::{BorrowedFd, OwnedFd},
+    time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
 use strum::IntoStaticStr;
+use tokio::time::timeout;
 
 use crate::{
     net::passing::{Receiver, Sender},
@@ -156,13 +158,20 @@ pub struct Refused {
     pub why: String,
 }
 
+/// How long the other process may take to read a message: sessions stand still meanwhile.
+const READS_WITHIN: Duration = Duration::from_secs(5);
+
 /// Sends a message.
 ///
 /// # Errors
-/// Those of the connection.
+/// Those of the connection, and [`io::ErrorKind::TimedOut`] where the other process does not read it within
+/// [`READS_WITHIN`]. It may have had a part of the message: nothing that follows is understood.
 pub async fn send(to: &mut Sender, message: &Message, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
     let words = serde_json::to_vec(message)?;
-    to.send(&words, descriptors).await
+    timeout(READS_WITHIN, to.send(&words, descriptors)).await.unwrap_or_else(|_| {
+        let why = format!("it has read nothing for {READS_WITHIN:?}");
+        Err(io::Error::new(io::ErrorKind::TimedOut, why))
+    })
 }
 
 /// The next message; `None` once the other process is gone.
