@@ -264,8 +264,12 @@ impl Beat {
         if v != VERSION {
             return Err(InvalidBeat::Version(v));
         }
-        let beat: Self = serde_json::from_slice(message).map_err(json)?;
+        let mut beat: Self = serde_json::from_slice(message).map_err(json)?;
         beat.check()?;
+        // What is open is held. By more than that connections would count as a peer's that came past all weirs, and the
+        // quota would be given out once more.
+        beat.servers.values_mut().for_each(|one| one.open = one.open.min(one.held));
+        beat.accounts.values_mut().for_each(|one| one.open = one.open.min(one.held));
         Ok(beat)
     }
 
@@ -386,6 +390,15 @@ mod tests {
         assert_eq!((beat.servers.values().next().unwrap().held, beat.sessions, beat.all_of), (4, 0, None));
         let other = r#"{"v":2,"id":["not","this"]}"#;
         assert_eq!(Beat::decode(other.as_bytes()), Err(InvalidBeat::Version(2)));
+    }
+
+    #[test]
+    fn nobody_has_more_open_than_it_holds() {
+        let forged = r#"{"v":1,"id":"w","run":1,"n":9,"up_ms":5,"every_ms":250,
+            "servers":{"00000000000000000000000000000001":{"held":1,"open":10}},
+            "accounts":{"00000000000000000000000000000002":{"held":1,"open":10}}}"#;
+        let beat = Beat::decode(forged.as_bytes()).unwrap();
+        assert_eq!((beat.servers.values().next().unwrap().open, beat.accounts.values().next().unwrap().open), (1, 1));
     }
 
     #[test]
