@@ -76,7 +76,7 @@ impl<C: Side, S: Side> Relay<C, S> {
         }
         // Whatever of these the kernel takes was not waiting for the client.
         self.to_client.push(&self.down);
-        let waited = self.to_client.holds_bytes();
+        let waited = !self.client_takes();
         if waited || self.to_client.ask(cx, &mut self.down) {
             handle.sign_of_life_dealt_with();
             let due = sleep_until(Instant::now() + ANSWERS_WITHIN);

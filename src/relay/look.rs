@@ -90,6 +90,17 @@ impl Look {
 }
 
 impl<C: Side, S: Side> Relay<C, S> {
+    /// Whether the client takes what the server sends: else nothing is read of the server. What is not taken may wait
+    /// in TLS, in a WebSocket or in S2.
+    pub fn client_takes(&self) -> bool {
+        !self.to_client.holds_bytes() && !self.down.needs_flush()
+    }
+
+    /// The same of the server.
+    fn server_takes(&self) -> bool {
+        !self.to_server.holds_bytes() && !self.up.needs_flush()
+    }
+
     /// Looks when it is time. Ready when a side has gone; what it sent before is still to be delivered.
     pub(super) fn poll_look(&mut self, cx: &mut Context<'_>, registered: &Registration) -> Poll<Ended> {
         let handle = registered.handle();
@@ -97,7 +108,7 @@ impl<C: Side, S: Side> Relay<C, S> {
             return Poll::Ready(Ended { party: Party::Upstream, cause: Cause::Eof });
         }
         // A look that is due is not taken back when bytes move: they may wait again a moment later.
-        while self.look.is_some() || self.to_client.holds_bytes() || self.to_server.holds_bytes() {
+        while self.look.is_some() || !self.client_takes() || !self.server_takes() {
             let (taken, sent) = (self.to_client.delivered(), self.to_server.bytes());
             let look = self.look.get_or_insert_with(|| Look::begin(taken, sent));
             ready!(Pin::new(&mut look.next).poll(cx));
@@ -105,13 +116,13 @@ impl<C: Side, S: Side> Relay<C, S> {
                 return Poll::Ready(ended);
             }
             let Some(mut look) = self.look.take() else { break };
-            if !self.to_client.holds_bytes() && !self.to_server.holds_bytes() {
+            if self.client_takes() && self.server_takes() {
                 break;
             }
             look.look(taken, sent);
             let (is_long, since, is_given_up) = (look.is_long(), look.since, look.silent >= GIVEN_UP);
             self.look = Some(look);
-            if self.to_client.holds_bytes() && is_long && !self.to_server.put_no_operation(cx, &mut self.up) {
+            if !self.client_takes() && is_long && !self.to_server.put_no_operation(cx, &mut self.up) {
                 if is_given_up && handle.server_says() == ServerSays::NoAnswer {
                     return Poll::Ready(Ended { party: Party::Downstream, cause: Cause::SocketError });
                 }
@@ -126,11 +137,11 @@ impl<C: Side, S: Side> Relay<C, S> {
             Poll::Ready(Ok(ready)) => ready,
             _ => Ready::EMPTY,
         };
-        if self.to_client.holds_bytes() && state_of(&self.up, Interest::READABLE).is_read_closed() {
+        if !self.client_takes() && state_of(&self.up, Interest::READABLE).is_read_closed() {
             return Some(Ended { party: Party::Upstream, cause: Cause::Eof });
         }
         // A client that has only ended its stream may still read: the server decides how long it takes for the rest.
-        if self.to_server.holds_bytes() && state_of(&self.down, Interest::WRITABLE).is_write_closed() {
+        if !self.server_takes() && state_of(&self.down, Interest::WRITABLE).is_write_closed() {
             return Some(Ended { party: Party::Downstream, cause: Cause::SocketError });
         }
         None

@@ -168,7 +168,7 @@ async fn the_last_words_of_a_server_reach_the_client() {
 
 /// Fills the connection of a subscriber that does not read, until its server gives it up and has `others` beside the
 /// publisher.
-async fn flood_until_given_up(server: &NatsServer, login: &Login, others: u64) {
+pub(crate) async fn flood_until_given_up(server: &NatsServer, login: &Login, others: u64) {
     let mut publisher = RawClient::connect(&server.address, login).await;
     let payload = vec![b'x'; 256 * 1024];
     eventually(PATIENCE, "the server has closed its slow consumers", async || {

@@ -11,6 +11,8 @@ use weir_testkit::{
     *,
 };
 
+use crate::relay::flood_until_given_up;
+
 /// weir with TLS in front of one server without TLS. `more` goes into the `[listeners.tls]` table.
 async fn behind_tls(authority: &Authority, more: &str) -> (NatsServer, Weir) {
     let server = NatsServer::start(ServerOptions::default()).await;
@@ -106,6 +108,24 @@ async fn much_passes_both_ways() {
     }
     sent.await.unwrap();
     drop((all, reader));
+    weir.assert_nothing_leaked().await;
+}
+
+/// What such a client does not take waits within TLS.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frozen_subscriber_holds_no_place_once_its_server_has_closed_it() {
+    let authority = Authority::new("weir tests");
+    let server = NatsServer::start(ServerOptions::default().with("write_deadline: 500ms")).await;
+    let own = listener(&authority, "").replace("handshake_timeout = \"30s\"\n", "");
+    let weir = WeirConfig::of_servers(&[&server]).default_settings().listener(&own).start().await;
+    let mut frozen = TlsClient::connect(&weir.address, "localhost", false, authority.client(None)).await.unwrap();
+    assert_eq!(frozen.enter().await.unwrap(), "PONG\r\n");
+    frozen.say("SUB flood 1\r\n").await.unwrap();
+    flood_until_given_up(&server, &Login::nobody(), 0).await;
+    // By its server, and not by TCP.
+    let metrics = weir.until("it is gone", |metrics| metrics.sum("weir_sessions_active") == 0.0).await;
+    assert_eq!(metrics.sum_where("weir_closed_total", "party", "downstream"), 0.0);
+    drop(frozen);
     weir.assert_nothing_leaked().await;
 }
 

@@ -442,7 +442,7 @@ impl Relay<TrackedClient, TrackedServer> {
         }
         handover.poll_write(cx)?;
         let mut read = 0_usize;
-        while !self.to_client.holds_bytes() && self.to_client.side().at_boundary() {
+        while self.client_takes() && self.to_client.side().at_boundary() {
             if read >= MOST_PER_POLL {
                 cx.waker().wake_by_ref();
                 return Ok(false);
@@ -491,7 +491,7 @@ impl Relay<TrackedClient, TrackedServer> {
 
     /// Tells the old server to end its subscriptions, where that is possible now.
     fn begin_flush(&mut self) -> bool {
-        if !self.is_between_operations() || self.to_client.holds_bytes() {
+        if !self.is_between_operations() || !self.client_takes() {
             return false;
         }
         let mut words = Vec::with_capacity(256);

@@ -116,11 +116,6 @@ impl Relay<TrackedClient, TrackedServer> {
         self.known().state().before_own_ping.is_some()
     }
 
-    /// Whether the client takes what the server sends: else no answer of the server is read.
-    pub fn client_takes(&self) -> bool {
-        !self.to_client.holds_bytes()
-    }
-
     /// What the server knows of the client.
     pub fn known(&self) -> &Known {
         self.to_server.side().known()
