@@ -21,6 +21,7 @@ use crate::{
         stream::Stream,
         timer::{TICK, sleep_until, timeout_at},
     },
+    protocol::websocket::closing::Closing,
     worker::{self, OneTask},
 };
 
@@ -32,6 +33,7 @@ const MAX_DISCARDED: usize = 1024 * 1024;
 /// Writes `last_words` (which may be empty), sends FIN, and waits until the client closes.
 pub async fn close_with(mut stream: Stream, last_words: &[u8]) {
     let deadline = Instant::now() + LINGER;
+    stream.set_closing(Closing::after(last_words));
     let written = async {
         let sent = match &stream {
             Stream::Plain(tcp) if !last_words.is_empty() => socket::send_before_fin(tcp, last_words)?,

@@ -95,6 +95,11 @@ impl S2 {
         &self.below
     }
 
+    /// See [`Self::below`].
+    pub fn below_mut(&mut self) -> &mut Stream {
+        &mut self.below
+    }
+
     /// Whether chunks have not been written or flushed.
     pub fn needs_flush(&self) -> bool {
         !self.pending.is_empty() || self.below.needs_flush()

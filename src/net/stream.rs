@@ -21,7 +21,7 @@ use tokio_rustls::TlsStream;
 
 use crate::{
     net::{s2::S2, socket, websocket::WebSocket},
-    protocol::s2::Mode,
+    protocol::{s2::Mode, websocket::closing::Closing},
 };
 
 pub use crate::net::tls_in_use::TlsInUse;
@@ -68,6 +68,25 @@ impl Stream {
             Self::Plain(_) | Self::Tls(_) => {}
             Self::WebSocket(websocket) => websocket.let_in(),
             Self::S2(s2) => s2.let_in(),
+        }
+    }
+
+    /// Whether its end is told with a code.
+    pub fn has_close_code(&self) -> bool {
+        match self {
+            Self::Plain(_) | Self::Tls(_) => false,
+            Self::WebSocket(_) => true,
+            Self::S2(s2) => s2.below().has_close_code(),
+        }
+    }
+
+    /// Ends it with this code where there is one, and it has one to end with. Nobody but who knows why it ends may say
+    /// so: what passes through it may be the words of anybody.
+    pub fn set_closing(&mut self, closing: Option<&Closing>) {
+        match (self, closing) {
+            (Self::WebSocket(websocket), Some(closing)) => websocket.set_closing(*closing),
+            (Self::S2(s2), _) => s2.below_mut().set_closing(closing),
+            (Self::Plain(_) | Self::Tls(_) | Self::WebSocket(_), _) => {}
         }
     }
 

@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use crate::{
     net::{socket, stream::Stream},
     outcome::Cause,
+    protocol::websocket::closing::Closing,
     relay::waiting::{LARGE_READ, SMALL_READ, Waiting, most_to_read},
     worker::{self, Scratch},
 };
@@ -66,6 +67,14 @@ pub trait Side {
     /// nobody looks.
     fn signs_of_life(&self) -> u32 {
         0
+    }
+
+    /// The other side is a WebSocket: from now on [`Self::closing`] is known.
+    fn capture_errors(&mut self) {}
+
+    /// The close frame that goes behind the last error that has passed, if that one ends a connection.
+    fn closing(&self) -> Option<&'static Closing> {
+        None
     }
 
     /// Something of weir's own is to go to the other side between two operations: returns it where it can go now. Else

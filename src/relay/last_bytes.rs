@@ -94,6 +94,7 @@ impl<C: Side, S: Side> Relay<C, S> {
             Party::Weir => {}
         }
         let totals = self.count(session);
+        self.down.set_closing(self.to_client.side().closing());
         // Both at once, so that the slot is free as soon as the server has seen the end. A side whose end has been read
         // needs no lingering close.
         let close = async |stream: Stream, is_over: bool| {

@@ -14,9 +14,9 @@ use crate::{
     protocol::{
         MAX_INFO_LINE, PING,
         op::{LeafnodeFraming, LeafnodeScan},
+        websocket::closing::Closing,
     },
     relay::{
-        Immovable, Relay, RelayState,
         direction::{Outlet, Side},
         leafnode::speaker::Speaker,
     },
@@ -30,7 +30,7 @@ const NO_OPERATION: &[u8] = b"+OK\r\n";
 #[derive(Debug)]
 pub struct LeafnodeSide {
     framing: LeafnodeFraming,
-    /// The INFO that is being collected.
+    /// The line that is being collected.
     line: Option<Box<Line>>,
     speaker: Speaker,
 }
@@ -46,7 +46,7 @@ impl LeafnodeSide {
 
     /// What its hub sends, behind the INFO that answers CONNECT.
     pub fn from_hub(listener_info: Arc<ListenerInfo>, client_ip: IpAddr, server: Arc<Server>) -> Self {
-        let speaker = Speaker::Hub { listener_info, client_ip, server };
+        let speaker = Speaker::Hub { listener_info, client_ip, server, closing: None };
         Self { framing: LeafnodeFraming::default(), line: None, speaker }
     }
 
@@ -73,7 +73,7 @@ impl Side for LeafnodeSide {
                 if line.0.ends_with(b"\n")
                     && let Some(line) = self.line.take()
                 {
-                    self.speaker.pass_info(&line.0, out)?;
+                    self.speaker.pass_line(&line.0, out)?;
                 }
                 continue;
             }
@@ -82,14 +82,14 @@ impl Side for LeafnodeSide {
                     out.put(chunk);
                     return Ok(());
                 }
-                LeafnodeScan::Info { at } => {
+                LeafnodeScan::Line { at } => {
                     if at > 0 {
                         out.put(&chunk[..at]);
                     }
                     chunk = &chunk[at..];
                     match memchr(b'\n', chunk) {
                         Some(end) if end < MAX_INFO_LINE => {
-                            self.speaker.pass_info(&chunk[..=end], out)?;
+                            self.speaker.pass_line(&chunk[..=end], out)?;
                             chunk = &chunk[end + 1..];
                         }
                         _ => self.line = Some(Box::default()),
@@ -110,6 +110,14 @@ impl Side for LeafnodeSide {
             }
         }
         Ok(())
+    }
+
+    fn capture_errors(&mut self) {
+        self.framing.capture_errors();
+    }
+
+    fn closing(&self) -> Option<&'static Closing> {
+        self.speaker.closing()
     }
 
     /// Asked of the leafnode, whose answer its hub takes for one of its own PING.
@@ -135,15 +143,5 @@ impl Side for LeafnodeSide {
             Speaker::Leafnode => self.framing.pongs(),
             Speaker::Hub { .. } => self.framing.pings(),
         }
-    }
-}
-
-impl Relay<LeafnodeSide, LeafnodeSide> {
-    /// See [`Relay::state`] of a plain relay.
-    ///
-    /// # Errors
-    /// It cannot be moved.
-    pub fn state(&self) -> Result<RelayState, Immovable> {
-        Err(Immovable::Leafnode)
     }
 }

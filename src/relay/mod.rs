@@ -138,12 +138,16 @@ impl<C: Side, S: Side> Relay<C, S> {
     /// # Errors
     /// The end of the relay, when the server's bytes already hold a cause for it.
     pub fn new(
-        (down, client, pipelined): (Stream, C, &[u8]),
-        (up, server, rest): (Stream, S, &[u8]),
+        (mut down, client, pipelined): (Stream, C, &[u8]),
+        (up, mut server, rest): (Stream, S, &[u8]),
         counters: Arc<Counters>,
     ) -> Result<Self, (Stream, Ended)> {
+        if down.has_close_code() {
+            server.capture_errors();
+        }
         let (mut to_server, mut to_client) = (Direction::new(client), Direction::new(server));
         if let Err(cause) = to_client.preload(rest) {
+            down.set_closing(to_client.side().closing());
             return Err((down, Ended { party: Party::Upstream, cause }));
         }
         // What the server can answer still goes to the server, and its answer to the client.

@@ -16,6 +16,7 @@ use crate::{
         control_line::{ServerLine, server_line},
         info::Info,
         op::{Capture, ServerFraming, ServerScan},
+        websocket::closing::Closing,
     },
     relay::{
         direction::{Outlet, Side},
@@ -52,6 +53,8 @@ pub struct ServerSide {
     last_info: Option<Arc<Info>>,
     /// Whether that goes behind the operation that is under way.
     is_news_due: bool,
+    /// What goes behind the server's last error. Known where the client comes over WebSocket.
+    closing: Option<&'static Closing>,
 }
 
 #[derive(Debug, Default)]
@@ -70,9 +73,18 @@ impl ServerSide {
     ) -> Self {
         let framing = ServerFraming::new(captured(welcome.is_some()));
         let welcome = welcome.map(Vec::into);
-        let (line, is_news_due) = (None, false);
-        let mut side =
-            Self { framing, line, welcome, policy, listener_info, client_ip, server, last_info: None, is_news_due };
+        let mut side = Self {
+            framing,
+            line: None,
+            welcome,
+            policy,
+            listener_info,
+            client_ip,
+            server,
+            last_info: None,
+            is_news_due: false,
+            closing: None,
+        };
         side.last_info = side.may_have_news().then(|| Arc::clone(last_info));
         side
     }
@@ -104,7 +116,7 @@ impl ServerSide {
         client_ip: IpAddr,
         server: Arc<Server>,
     ) -> Result<Self, BadState> {
-        let ServerState { framing, line, welcome, policy, last_info, is_news_due } = state;
+        let ServerState { framing, line, welcome, policy, last_info: json, is_news_due } = state;
         if !framing.is_sound() || framing.capture() != captured(welcome.is_some()) {
             return Err(BadState("the framing of what the server sends"));
         }
@@ -115,9 +127,10 @@ impl ServerSide {
         });
         let line = line.transpose()?;
         let welcome = welcome.map(|Base64(welcome)| welcome.into());
+        let (last_info, closing) = (None, None);
         let mut side =
-            Self { framing, line, welcome, policy, listener_info, client_ip, server, last_info: None, is_news_due };
-        if let Some(json) = last_info.filter(|_| side.may_have_news()) {
+            Self { framing, line, welcome, policy, listener_info, client_ip, server, last_info, is_news_due, closing };
+        if let Some(json) = json.filter(|_| side.may_have_news()) {
             let info = side.info_of(&side.server, json.as_bytes()).ok_or(BadState("the last INFO of the server"))?;
             side.last_info = Some(Arc::new(info));
         }
@@ -146,7 +159,7 @@ impl ServerSide {
     /// From now on another server speaks, whose last INFO this is. Returns what the client is told of it, if anything:
     /// nothing while its first PONG is still to come, behind which that goes.
     pub(super) fn moved_to(&mut self, server: Arc<Server>, info: &Arc<Info>) -> Option<Vec<u8>> {
-        (self.server, self.is_news_due) = (server, false);
+        (self.server, self.is_news_due, self.closing) = (server, false, None);
         if let Some(last) = &mut self.last_info {
             *last = Arc::clone(info);
         }
@@ -207,7 +220,11 @@ impl ServerSide {
                     self.framing.set_capture(Capture::InfoOnly);
                 }
             }
-            _ => out.put(line),
+            ServerLine::Err(_) => {
+                out.put(line);
+                self.closing = Closing::after(line);
+            }
+            ServerLine::Ping | ServerLine::Ok | ServerLine::Other => out.put(line),
         }
     }
 }
@@ -283,6 +300,14 @@ impl Side for ServerSide {
         Ok(())
     }
 
+    fn capture_errors(&mut self) {
+        self.framing.capture_errors();
+    }
+
+    fn closing(&self) -> Option<&'static Closing> {
+        self.closing
+    }
+
     fn announce(&mut self) -> Option<Vec<u8>> {
         self.is_news_due = false;
         let news = self.news()?;
@@ -312,3 +337,6 @@ impl Side for ServerSide {
         self.framing.pings()
     }
 }
+
+#[cfg(test)]
+mod tests;

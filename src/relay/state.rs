@@ -26,7 +26,7 @@ use crate::{
         op::{ClientFraming, ServerFraming},
     },
     relay::{
-        ClientSide, InfoPolicy, Passthrough, Relay, RoundTrip, ServerSide, TrackedState,
+        ClientSide, InfoPolicy, LeafnodeSide, Passthrough, Relay, RoundTrip, ServerSide, TrackedState,
         direction::{Direction, Side},
     },
     telemetry::counters::Counters,
@@ -329,6 +329,16 @@ impl Relay<Passthrough, Passthrough> {
     ) -> Result<Self, BadState> {
         let side = |NoState {}| Ok(Passthrough::default());
         Self::resume_with(streams, state, (side, side), counters)
+    }
+}
+
+impl Relay<LeafnodeSide, LeafnodeSide> {
+    /// See [`Relay::state`] of a plain relay.
+    ///
+    /// # Errors
+    /// It cannot be moved.
+    pub fn state(&self) -> Result<RelayState, Immovable> {
+        Err(Immovable::Leafnode)
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use weir_testkit::{admin::AdminSocket, client::End, *};
+use weir_testkit::{admin::AdminSocket, client::End, websocket::WsClient, *};
 
 const USERS: &str = "accounts { ORDERS { users: [{user: orders, password: p}, {user: batch-1, password: p}] }, \
                      REST { users: [{user: rest, password: p}] } }";
@@ -173,4 +173,32 @@ async fn what_says_nobody_or_nonsense_is_wrong_usage() {
     let said = admin.says(&["kick", "--server", "n9"]).await;
     assert_eq!((said.code, said.err.contains("there is no server n9")), (1, true), "{said:?}");
     stays(&mut client).await;
+}
+
+/// A payload that reads like the end of a connection is said by whoever publishes. Only the server's own words count.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_payload_chooses_the_code_with_which_a_websocket_ends() {
+    let admin = AdminSocket::default();
+    let server = NatsServer::start(ServerOptions::default()).await;
+    let weir = WeirConfig::of_servers(&[&server]).listener("kind = \"websocket\"").table(&admin.toml()).start().await;
+    let mut reads = WsClient::connect(&weir.address, "", &Login::nobody()).await;
+    assert!(reads.line().await.starts_with("INFO {"));
+    let words = "-ERR 'Authorization Violation'";
+    reads.say(format!("SUB a 1\r\nPUB a {}\r\n{words}\r\n", words.len()).as_bytes()).await;
+    assert_eq!((reads.line().await, reads.line().await), (format!("MSG a 1 {}", words.len()), words.to_owned()));
+    admin.does(&["kick", "--source", "127.0.0.1"]).await;
+    assert_eq!(reads.rest().await.1, Some((1001, "Server Shutdown".into())));
+
+    for (words, line, code, text) in [
+        ("NONSENSE\r\n", "-ERR 'Unknown Protocol Operation'", 1002, "Protocol Violation"),
+        ("PUB a 9999999\r\n", "-ERR 'Maximum Payload Violation'", 1009, "Maximum Message Payload Exceeded"),
+    ] {
+        let mut client = WsClient::connect(&weir.address, "", &Login::nobody()).await;
+        client.line().await;
+        client.say(words.as_bytes()).await;
+        let (said, closing) = client.rest().await;
+        assert!(said.ends_with(&format!("{line}\r\n")), "{said}");
+        assert_eq!(closing, Some((code, text.into())));
+    }
+    weir.assert_nothing_leaked().await;
 }

@@ -118,6 +118,11 @@ impl WebSocket {
         self.decoder.let_in();
     }
 
+    /// The close frame to send when weir ends the session.
+    pub fn set_closing(&mut self, closing: Closing) {
+        self.closing = closing;
+    }
+
     /// Pings a client that is silent, and is not closed. Its pong is read like any other, and says no more than that.
     fn poll_ping(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         let Some(pinger) = &mut self.pinger else { return Ok(()) };
@@ -131,6 +136,7 @@ impl WebSocket {
         }
     }
 
+    /// The connection on which the WebSocket is open.
     pub fn below(&self) -> &Stream {
         &self.below
     }
@@ -259,9 +265,6 @@ impl AsyncWrite for WebSocket {
             ready!(this.poll_pending(cx))?;
         }
         let bytes = &bytes[..bytes.len().min(MOST_WRITTEN)];
-        if let Role::Server = this.role {
-            this.closing = Closing::after(bytes).unwrap_or(this.closing);
-        }
         worker::with(|scratch: &Scratch<Buffers>| {
             scratch.with(|Buffers(buffers)| this.write_frames(cx, buffers, bytes))
         })?;

@@ -1,5 +1,5 @@
 //! Framing between two nats-servers of which one is a leafnode of the other, in either direction: messages are skipped,
-//! and INFO is captured.
+//! and INFO is captured, `-ERR` where that is asked for.
 
 use memchr::memchr;
 
@@ -13,9 +13,9 @@ use crate::protocol::op::{
 pub enum LeafnodeScan {
     /// The whole chunk may be forwarded.
     Pass,
-    /// An INFO begins at `chunk[at]`, as its first byte tells; the bytes before it may be forwarded. The framing stays
-    /// at the start of the line: the caller collects the line and continues the scan behind its LF.
-    Info {
+    /// A line to capture begins at `chunk[at]`, as its first byte tells; the bytes before it may be forwarded. The
+    /// framing stays at the start of the line: the caller collects the line and continues the scan behind its LF.
+    Line {
         /// The index in the chunk at which the line begins.
         at: usize,
     },
@@ -43,6 +43,7 @@ pub struct LeafnodeFraming {
     payload: u64,
     pings: u32,
     pongs: u32,
+    captures_errors: bool,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -126,6 +127,11 @@ impl Verb {
 struct Violation;
 
 impl LeafnodeFraming {
+    /// Captures `-ERR` too, from the next line on.
+    pub fn capture_errors(&mut self) {
+        self.captures_errors = true;
+    }
+
     /// Follows the next bytes of the stream.
     #[expect(
         clippy::arithmetic_side_effects,
@@ -139,7 +145,10 @@ impl LeafnodeFraming {
                 at += self.whole_messages(&chunk[at..]);
                 match chunk.get(at) {
                     None => break,
-                    Some(b'I' | b'i') if self.state == State::Start => return LeafnodeScan::Info { at },
+                    Some(b'I' | b'i') if self.state == State::Start => return LeafnodeScan::Line { at },
+                    Some(b'-') if self.captures_errors && self.state == State::Start => {
+                        return LeafnodeScan::Line { at };
+                    }
                     Some(b'C' | b'c') if self.state == State::Start => {
                         self.state = State::Over;
                         return LeafnodeScan::Connect { at };

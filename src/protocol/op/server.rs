@@ -57,6 +57,10 @@ pub struct ServerFraming {
     /// PING so far.
     #[serde(default, skip_serializing_if = "is_zero")]
     pings: u32,
+    /// `-ERR` is captured, whatever else is. Only where a WebSocket is to end with a code: no such session goes to
+    /// another process.
+    #[serde(skip)]
+    captures_errors: bool,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -122,12 +126,17 @@ struct Violation;
 impl ServerFraming {
     /// Starts between two lines.
     pub const fn new(capture: Capture) -> Self {
-        Self { state: State::Start, capture, messages: 0, payload: 0, pings: 0 }
+        Self { state: State::Start, capture, messages: 0, payload: 0, pings: 0, captures_errors: false }
     }
 
     /// Changes what is captured, from the next line on.
     pub fn set_capture(&mut self, capture: Capture) {
         self.capture = capture;
+    }
+
+    /// Captures `-ERR` too, from the next line on.
+    pub fn capture_errors(&mut self) {
+        self.captures_errors = true;
     }
 
     /// Follows the next bytes of the stream.
@@ -194,7 +203,7 @@ impl ServerFraming {
 
     /// Whether it can be what following a stream makes. One that another process has written need not be.
     pub fn is_sound(&self) -> bool {
-        let Self { state, capture: _, messages, payload, pings: _ } = self;
+        let Self { state, capture: _, messages, payload, pings: _, captures_errors: _ } = self;
         state.is_sound() && [messages, payload].into_iter().all(|count| *count <= MOST_COUNTED)
     }
 
@@ -226,6 +235,7 @@ impl ServerFraming {
     fn captures(&self, first: u8) -> bool {
         match first {
             b'I' | b'i' => true,
+            b'-' if self.captures_errors => true,
             b'P' | b'p' | b'+' | b'-' => self.capture == Capture::EveryControlLine,
             _ => false,
         }

@@ -20,13 +20,14 @@ impl Closing {
     /// The server has gone, or weir is draining. The client reconnects.
     pub const GOING_AWAY: Self = Self { code: 1001, text: "Server Shutdown" };
 
-    /// The close frame for a connection whose last bytes to the client were `words`; `None` unless they end in an
-    /// `-ERR` after which nats-server closes.
-    pub fn after(words: &[u8]) -> Option<Self> {
+    /// The close frame for a connection whose last words to the client are these; `None` unless they end in an `-ERR`
+    /// after which nats-server closes. The words are weir's own or a line of the server: the payload of a message may
+    /// read the same, and is anybody's.
+    pub fn after(words: &[u8]) -> Option<&'static Self> {
         let line = words.strip_suffix(b"'\r\n")?;
         let line = line.rsplit(|&byte| byte == b'\n').next().unwrap_or(line);
         let text = line.strip_prefix(b"-ERR '")?;
-        ENDS.iter().find(|(words, _)| text.eq_ignore_ascii_case(words.as_bytes())).map(|(_, closing)| *closing)
+        ENDS.iter().find(|(words, _)| text.eq_ignore_ascii_case(words.as_bytes())).map(|(_, closing)| closing)
     }
 
     /// Appends the frame.
@@ -43,7 +44,7 @@ const fn closing(code: u16, text: &'static str) -> Closing {
 }
 
 /// The texts of `-ERR` after which nats-server closes, each with nats-server's close code and the name of its reason.
-const ENDS: [(&str, Closing); 15] = [
+static ENDS: [(&str, Closing); 15] = [
     ("maximum connections exceeded", closing(1008, "Maximum Connections Exceeded")),
     ("maximum account active connections exceeded", closing(1008, "Maximum Account Connections Exceeded")),
     ("Authorization Violation", closing(1008, "Authentication Failure")),

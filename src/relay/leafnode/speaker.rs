@@ -10,6 +10,7 @@ use crate::{
     protocol::{
         control_line::{ServerLine, server_line},
         info::Info,
+        websocket::closing::Closing,
     },
     relay::direction::Outlet,
     upstream::{InfoKind, InfoWhen, Port, Server},
@@ -18,16 +19,35 @@ use crate::{
 #[derive(Debug)]
 pub(super) enum Speaker {
     Leafnode,
-    Hub { listener_info: Arc<ListenerInfo>, client_ip: IpAddr, server: Arc<Server> },
+    Hub {
+        listener_info: Arc<ListenerInfo>,
+        client_ip: IpAddr,
+        server: Arc<Server>,
+        /// What goes behind its last error. Known where the leafnode comes over WebSocket.
+        closing: Option<&'static Closing>,
+    },
 }
 
 impl Speaker {
-    /// Puts what the other one is to read of an INFO into `out`.
+    /// What goes behind the last error.
+    pub(super) fn closing(&self) -> Option<&'static Closing> {
+        if let Self::Hub { closing, .. } = self { *closing } else { None }
+    }
+
+    /// Puts what the other one is to read of an INFO, or of an error, into `out`.
     ///
     /// # Errors
     /// The cause for which the session ends.
-    pub(super) fn pass_info(&self, line: &[u8], out: &mut Outlet<'_, '_>) -> Result<(), Cause> {
-        let ServerLine::Info(json) = server_line(line) else { return Err(Cause::Protocol) };
+    pub(super) fn pass_line(&mut self, line: &[u8], out: &mut Outlet<'_, '_>) -> Result<(), Cause> {
+        let json = match (server_line(line), &mut *self) {
+            (ServerLine::Info(json), _) => json,
+            (ServerLine::Err(_), Self::Hub { closing, .. }) => {
+                out.put(line);
+                *closing = Closing::after(line);
+                return Ok(());
+            }
+            _ => return Err(Cause::Protocol),
+        };
         match self {
             Self::Leafnode => {
                 // One that is in a cluster tells of changes there. With a mode of compression in it the hub would
@@ -38,7 +58,7 @@ impl Speaker {
                 }
                 out.put(line);
             }
-            Self::Hub { listener_info, client_ip, server } => {
+            Self::Hub { listener_info, client_ip, server, .. } => {
                 let kind = InfoKind { port: Port::Leafnode, when: InfoWhen::InSession };
                 // What does not parse reaches no leafnode.
                 let Ok(info) = dial::parse_info(server, json, kind) else { return Ok(()) };

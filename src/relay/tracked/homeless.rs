@@ -11,7 +11,7 @@ use super::{Bound, Homeless, Known, TrackedClient, TrackedServer};
 use crate::{
     net::stream::Stream,
     outcome::{Cause, Party},
-    protocol::{PING, info::Info},
+    protocol::{PING, info::Info, websocket::closing::Closing},
     relay::{
         Ended, Relay,
         direction::{DirectionEnd, Side},
@@ -124,6 +124,7 @@ impl Relay<TrackedClient, TrackedServer> {
     /// The client reads this line last, once its session ends.
     pub fn say_last(&mut self, line: &[u8]) {
         self.to_client.put_behind(line);
+        self.down.set_closing(Closing::after(line));
     }
 
     /// The session goes on with another server: that learns of the subscriptions, the client of the server, and what

@@ -6,7 +6,7 @@ use super::{Bound, Known, LONGEST_HELD, LONGEST_MATCHED, WholeOperations, state:
 use crate::{
     advertised_info::ListenerInfo,
     outcome::Cause,
-    protocol::{MAX_INFO_LINE, info::Info, op::ServerOperation},
+    protocol::{MAX_INFO_LINE, info::Info, op::ServerOperation, websocket::closing::Closing},
     relay::{
         direction::{Outlet, Side},
         server_side::ServerSide,
@@ -194,6 +194,14 @@ impl WholeOperations for TrackedServer {
 impl Side for TrackedServer {
     fn pass(&mut self, chunk: &[u8], out: &mut Outlet<'_, '_>) -> Result<(), Cause> {
         self.pass_chunk(chunk, out)
+    }
+
+    fn capture_errors(&mut self) {
+        self.inner.capture_errors();
+    }
+
+    fn closing(&self) -> Option<&'static Closing> {
+        self.inner.closing()
     }
 
     fn announce(&mut self) -> Option<Vec<u8>> {

@@ -34,7 +34,7 @@ fn scan<'a>(chunks: impl IntoIterator<Item = &'a [u8]>) -> (LeafnodeFraming, usi
             }
             match framing.scan(chunk) {
                 LeafnodeScan::Pass => break,
-                LeafnodeScan::Info { at } => {
+                LeafnodeScan::Line { at } => {
                     infos += 1;
                     in_info = true;
                     chunk = &chunk[at..];
