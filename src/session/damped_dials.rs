@@ -15,7 +15,7 @@ use tokio::{sync::Semaphore, time::Instant};
 use crate::{
     admission::{BeforeConnect, Source},
     net::timer::{now, sleep_until, timeout_at},
-    session::context::{Context, End},
+    session::context::Context,
 };
 
 /// The time from one dial for a damped source to the next. A nats-server takes some 0.1 ms of a core for a connection
@@ -86,8 +86,8 @@ impl DampedDials {
 }
 
 /// Whether a server may be dialled for a client that has not said who it is. A client of a damped source from which
-/// somebody is known waits for its dial. The error is the end of a client that `left` meanwhile.
-pub(super) async fn may_dial(cx: &Context, kind: Kind, left: impl Future<Output = ()>) -> Result<bool, End> {
+/// somebody is known waits for its dial. The error is how it `left` meanwhile.
+pub(super) async fn may_dial<L>(cx: &Context, kind: Kind, left: impl Future<Output = L>) -> Result<bool, L> {
     let shared = &cx.shared;
     match shared.admission.before_connect_from(cx.source(), now()) {
         BeforeConnect::Free => Ok(true),
@@ -96,7 +96,7 @@ pub(super) async fn may_dial(cx: &Context, kind: Kind, left: impl Future<Output 
             let until = cx.wait_before_info_until();
             tokio::select! {
                 may = shared.damped_dials.turn(cx.source().into(), kind, until) => Ok(may),
-                () = left => Err(End::Probe),
+                left = left => Err(left),
             }
         }
     }

@@ -72,6 +72,14 @@ pub(super) enum Begin {
     Left(Unfinished),
 }
 
+/// Why a client that has not seen INFO yet is not dialled for any more.
+enum Left {
+    /// It is there no more.
+    Gone,
+    /// It is to go to another process.
+    Asked,
+}
+
 impl DialFirst {
     /// Dials a server where clients sign, once the client has its turn. The error is the end of a client that left
     /// meanwhile.
@@ -89,18 +97,18 @@ impl DialFirst {
                 if refused.is_some() && operator.is_none() {
                     return Ok(Self::NoServer(Refusal::ServerCapacity));
                 }
-                let (may_go, mut operator) = (operator.is_none() && cx.may_be_given(stream), operator);
+                let mut operator = operator;
                 loop {
                     // Boxed, so that a client that needs no server before INFO takes no memory for it.
                     match Box::pin(Self::dial(cx, stream, proxy_header, operator.take())).await {
-                        // It is there no more, or is to go.
-                        Err(End::Probe) if may_go && cx.shared.takeover.asks_clients() => {
+                        Ok(dialled) => return Ok(dialled),
+                        Err(Left::Gone) => return Err(End::Probe),
+                        Err(Left::Asked) => {
                             if Box::pin(give(cx, stream, Stage::BeforeInfo)).await {
                                 return Err(End::Given);
                             }
                             sleep_until(Instant::now() + TICK).await;
                         }
-                        dialled => return dialled,
                     }
                 }
             }
@@ -120,7 +128,7 @@ impl DialFirst {
         stream: &Stream,
         proxy_header: &[u8],
         operator: Option<OperatorPermit>,
-    ) -> Result<Self, End> {
+    ) -> Result<Self, Left> {
         let shared = Arc::clone(&cx.shared);
         let may_go = cx.may_be_given(stream) && operator.is_none();
         let left = || left(&shared, stream, may_go);
@@ -150,21 +158,21 @@ impl DialFirst {
         let slot = match cx.listener.is_for_leafnodes {
             true => tokio::select! {
                 slot = leafnode::even(&shared, slot, cx.wait_before_info_until()) => slot,
-                () = left() => return Err(End::Probe),
+                left = left() => return Err(left),
             },
             false => slot,
         };
         let mut opening = pin!(open(cx, slot, proxy_header, operator));
         let dialled = |opened| Self::Dialled(Box::new(DialledServer { unanswered, ..opened }));
-        tokio::select! {
+        let left = tokio::select! {
             opened = &mut opening => return Ok(opened.map_or_else(Self::NoServer, dialled)),
-            () = left() => {}
-        }
+            left = left() => left,
+        };
         // The server may count the connection by now: the slot stays taken until the server has seen the end.
         if let Ok(opened) = opening.await {
             Self::Dialled(Box::new(opened)).recycle(cx).await;
         }
-        Err(End::Probe)
+        Err(left)
     }
 
     /// Writes the INFO that the client is to see: of its server, or weir's own.
@@ -319,18 +327,17 @@ fn shape(cx: &Context) -> PrefaceShape {
 }
 
 /// Returns when a client leaves that has not seen INFO yet, or when one that `may_go` is to go to another process.
-async fn left(shared: &Shared, stream: &Stream, may_go: bool) {
+async fn left(shared: &Shared, stream: &Stream, may_go: bool) -> Left {
     let left = pin!(downstream::left_before_info(stream));
-    unless_asked((&shared.takeover, may_go), left).await.unwrap_or_default();
+    unless_asked((&shared.takeover, may_go), left).await.map_or(Left::Asked, |()| Left::Gone)
 }
 
-/// Waits for a turn by the client's source: nothing else is known. The outer error is the end of a client that `left`
-/// meanwhile.
-pub(super) async fn turn_by_source(
+/// Waits for a turn by the client's source: nothing else is known. The outer error is how it `left` meanwhile.
+pub(super) async fn turn_by_source<L>(
     cx: &mut Context,
     may_use_reserve: bool,
-    left: impl Future<Output = ()>,
-) -> Result<Result<Pass, Refusal>, End> {
+    left: impl Future<Output = L>,
+) -> Result<Result<Pass, Refusal>, L> {
     let shared = &cx.shared;
     let hold_until = cx.wait_before_info_until().into_std();
     let key = shared.keys.client(cx.source(), shared.keys.credential(Credential::Nothing), None);
@@ -341,7 +348,7 @@ pub(super) async fn turn_by_source(
     let begun = with_rng(|rng| Wait::before_connect(&shared.admission, client, now(), rng, waiter));
     match await_turn(cx, begun, turn_comes, left).await {
         Waited::Turn(pass) => Ok(Ok(pass)),
-        Waited::Left(()) => Err(End::Probe),
+        Waited::Left(left) => Err(left),
         Waited::Refused(reason) => Ok(Err(reason)),
     }
 }

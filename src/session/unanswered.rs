@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use crate::{
     admission::SourcePermit,
     net::timer::{TICK, now, sleep_until},
-    session::context::{Context, End},
+    session::context::Context,
 };
 
 /// A source may take this part of the free slots with connections that are unanswered.
@@ -22,8 +22,8 @@ const PART: u32 = 4;
 const FEW: u32 = 4;
 
 /// Waits until the source of a client may have one more unanswered connection; `None` when that is not in time. The
-/// error is the end of a client that `left` meanwhile.
-pub(super) async fn begin(cx: &Context, left: impl Future<Output = ()>) -> Result<Option<SourcePermit>, End> {
+/// error is how it `left` meanwhile.
+pub(super) async fn begin<L>(cx: &Context, left: impl Future<Output = L>) -> Result<Option<SourcePermit>, L> {
     let shared = &cx.shared;
     let until = cx.wait_before_info_until();
     let mut left = pin!(left);
@@ -44,7 +44,7 @@ pub(super) async fn begin(cx: &Context, left: impl Future<Output = ()>) -> Resul
         }
         tokio::select! {
             () = sleep_until(next) => {}
-            () = &mut left => return Err(End::Probe),
+            left = &mut left => return Err(left),
         }
     }
 }

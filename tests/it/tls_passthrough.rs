@@ -7,10 +7,11 @@ use std::time::Duration;
 use async_nats::ConnectOptions;
 use futures::StreamExt;
 use rustix::process::Signal;
-use rustls::ClientConfig;
+use rustls::{ClientConfig, ClientConnection};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use weir_testkit::{
+    admin::AdminSocket,
     client::Op,
     tls::{Authority, Issued, TlsClient},
     *,
@@ -324,6 +325,29 @@ async fn a_drain_ends_everybody_by_fin() {
         weir.says("party=\"weir\" phase=\"relay\" reason=\"draining\"").await;
         cluster.settles_at(0).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_leaves_while_it_is_held_is_told_as_such() {
+    let (users, admin) = (Users::new(), AdminSocket::default());
+    let cluster = Cluster::start(1, |server| server.with(&users.servers("true"))).await;
+    let weir = WeirConfig::of(&cluster).listener(&listener("true")).table(&admin.toml()).start().await;
+    admin.does(&["pause"]).await;
+    let mut hello = Vec::new();
+    let name = "localhost".try_into().unwrap();
+    ClientConnection::new(users.by_hand(), name).unwrap().write_tls(&mut hello).unwrap();
+    let mut client = TcpStream::connect(&weir.address).await.unwrap();
+    client.write_all(&hello).await.unwrap();
+    weir.until("it is held", |metrics| metrics.sum("weir_held") == 1.0).await;
+    drop(client);
+    let told = |metrics: &metrics::Metrics| {
+        let left = "weir_closed_total{party=\"downstream\",phase=\"hold\",reason=\"eof\"}";
+        (metrics.get(left).unwrap_or_default(), metrics.sum("weir_probes_total"))
+    };
+    let metrics = weir.until("its end is told", |metrics| told(metrics) != (0.0, 0.0)).await;
+    assert_eq!(told(&metrics), (1.0, 0.0));
+    admin.does(&["resume"]).await;
+    weir.assert_nothing_leaked().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

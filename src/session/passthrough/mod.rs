@@ -218,17 +218,15 @@ impl PassthroughClient {
         cx: &mut Context,
         until_tls: &UntilTls<'_>,
     ) -> Result<Result<(Opened, AccountSlot, Option<SourcePermit>), Refusal>, End> {
-        match damped_dials::may_dial(cx, Kind::Passthrough, self.left()).await {
-            Ok(true) => {}
-            Ok(false) => return Ok(Err(Refusal::SourceRate)),
-            Err(_) => return Err(self.end_of_left(Phase::Hold)),
+        let end = |()| self.end_of_left(Phase::Hold);
+        if !damped_dials::may_dial(cx, Kind::Passthrough, self.left()).await.map_err(end)? {
+            return Ok(Err(Refusal::SourceRate));
         }
-        let unanswered = match unanswered::begin(cx, self.left()).await {
-            Ok(None) => return Ok(Err(Refusal::ServerCapacity)),
-            Ok(permit) => permit,
-            Err(_) => return Err(self.end_of_left(Phase::Hold)),
-        };
-        let Pass { server, account } = match turn_by_source(cx, false, self.left()).await? {
+        let unanswered = unanswered::begin(cx, self.left()).await.map_err(end)?;
+        if unanswered.is_none() {
+            return Ok(Err(Refusal::ServerCapacity));
+        }
+        let Pass { server, account } = match turn_by_source(cx, false, self.left()).await.map_err(end)? {
             Ok(pass) => pass,
             Err(reason) => return Ok(Err(reason)),
         };
