@@ -13,6 +13,8 @@ pub const LONGEST: usize = 2048;
 
 const V1_START: &[u8] = b"PROXY ";
 const V2_START: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
+/// So many bytes tell whether a header begins.
+pub const LONGEST_START: usize = V2_START.len();
 /// The fixed part of version 2: signature, version and command, family, length.
 const V2_FIXED: usize = 16;
 
@@ -28,6 +30,14 @@ pub struct Header {
     pub length: usize,
     /// `None` for a connection of the proxy itself, such as a health check (LOCAL, UNKNOWN).
     pub source: Option<SocketAddr>,
+}
+
+/// Whether a header begins with these bytes; `None` if more bytes are needed to tell.
+pub fn is_begun(bytes: &[u8]) -> Option<bool> {
+    let starts = [V1_START, V2_START];
+    let is_begun = starts.iter().any(|start| bytes.starts_with(start));
+    let may_be = starts.iter().any(|start| start.starts_with(bytes));
+    (is_begun || !may_be).then_some(is_begun)
 }
 
 /// Reads the header at the start of `bytes`; `None` if more bytes are needed.
@@ -128,6 +138,8 @@ mod tests {
             let expected = Header { length: header.len(), source: source.map(|s| s.parse().unwrap()) };
             for cut in 0..header.len() {
                 assert_eq!(scan(&header[..cut]), Ok(None), "{header:?} cut at {cut}");
+                let start = if header.starts_with(V1_START) { V1_START } else { V2_START };
+                assert_eq!(is_begun(&header[..cut]), (cut >= start.len()).then_some(true), "{header:?} cut at {cut}");
             }
             assert_eq!(scan(&header), Ok(Some(expected)), "{header:?}");
             let more = [&header[..], b"CONNECT {}\r\n"].concat();
@@ -137,6 +149,9 @@ mod tests {
 
     #[test]
     fn anything_else_is_seen_at_once_and_nothing_is_unbounded() {
+        for other in [&b"PI"[..], b"PUB a 1\r\n", b"PROXYS", b"C", b"\r\nP", b"\x16\x03"] {
+            assert_eq!(is_begun(other), Some(false), "{other:?}");
+        }
         for wrong in [
             &b"CONNECT {}\r\n"[..],
             b"GET / HTTP/1.1\r\n",

@@ -2,8 +2,9 @@
 
 use std::{io, net::SocketAddr, pin::pin, time::Duration};
 
+use rustix::net::RecvFlags;
 use tokio::{
-    io::AsyncReadExt,
+    io::{AsyncReadExt, Interest},
     net::TcpStream,
     time::{self, Instant},
 };
@@ -12,7 +13,7 @@ use crate::{
     net::timer::timeout_at,
     protocol::{
         client_preface::PrefaceError,
-        proxy_header::{self, LONGEST},
+        proxy_header::{self, LONGEST, LONGEST_START},
     },
     session::downstream::Unfinished,
 };
@@ -22,14 +23,32 @@ use crate::{
 const COMES_WITHIN: Duration = Duration::from_millis(50);
 
 /// Whether a connection that may come without a header begins like one. It is bounded in time, and takes nothing from
-/// the connection.
+/// the connection. `PING` and `PUB` begin like `PROXY`, so more than the first byte is looked at.
 pub async fn is_coming(down: &TcpStream) -> bool {
-    let mut first = [0];
-    match time::timeout(COMES_WITHIN, down.peek(&mut first)).await {
-        Err(_) => false,
-        Ok(Ok(1..)) => proxy_header::scan(&first).is_ok(),
-        // Its end: who reads on sees that.
-        Ok(_) => true,
+    let mut may_be_one = false;
+    let told = time::timeout(COMES_WITHIN, begins_with_one(down, &mut may_be_one)).await;
+    // What comes slowly and may still be a header is read as one, within the time that a header has.
+    told.unwrap_or(may_be_one)
+}
+
+/// Whether the first bytes are those of a header, once they tell. `may_be_one`: the first of them are there.
+async fn begins_with_one(down: &TcpStream, may_be_one: &mut bool) -> bool {
+    loop {
+        let Ok(ready) = down.ready(Interest::READABLE).await else { return true };
+        let mut first = [0; LONGEST_START];
+        // An answer that bytes are missing makes tokio wait for the next ones, although there are unread bytes.
+        let looked = down.try_io(Interest::READABLE, || {
+            let (_, n) = rustix::net::recv(down, &mut first[..], RecvFlags::PEEK | RecvFlags::DONTWAIT)?;
+            let begun = first.get(..n).unwrap_or_default();
+            *may_be_one = !begun.is_empty();
+            proxy_header::is_begun(begun).ok_or_else(|| io::ErrorKind::WouldBlock.into())
+        });
+        match looked {
+            Ok(is_begun) => return is_begun,
+            Err(err) if err.kind() == io::ErrorKind::WouldBlock && !ready.is_read_closed() => {}
+            // Its end: who reads on sees that.
+            Err(_) => return true,
+        }
     }
 }
 

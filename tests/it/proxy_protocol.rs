@@ -109,6 +109,23 @@ async fn a_header_may_be_missing_where_that_is_allowed() {
     }
     drop(RawClient::dial(&weir.address).await.unwrap());
     weir.until("a probe", |metrics| metrics.get("weir_probes_total") == Some(1.0)).await;
+    // Who speaks before INFO gets INFO all the same, also where the first letter is that of `PROXY`.
+    for words in ["PING\r\n", "PUB a 1\r\nx\r\n", "SUB a 1\r\n", "PRONG\r\n", "\r\nPING\r\n"] {
+        let mut client = RawClient::dial(&weir.address).await.unwrap();
+        client.send(words.as_bytes()).await.unwrap();
+        let first = client.next_within(PATIENCE).await.unwrap();
+        assert!(matches!(&first, Some(Op::Info(info)) if info["client_ip"] == "127.0.0.1"), "{words}: {first:?}");
+    }
+    // What may still become a header is waited for.
+    for header in [v1("192.0.2.1"), v2("192.0.2.1")] {
+        let mut client = RawClient::dial(&weir.address).await.unwrap();
+        for part in header.chunks(5) {
+            client.send(part).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(3)).await;
+        }
+        let first = client.next_within(PATIENCE).await.unwrap();
+        assert!(matches!(&first, Some(Op::Info(info)) if info["client_ip"] == "192.0.2.1"), "{first:?}");
+    }
     weir.assert_nothing_leaked().await;
 
     // A client that begins with TLS is not waited for.
