@@ -147,6 +147,15 @@ impl Members {
         drained
     }
 
+    /// This process has taken over: the drains of the process before go on, each for as long as one that begins.
+    pub fn drains_go_on(&self) {
+        let inner = &self.0;
+        for server in inner.shared.servers.iter().filter(|server| server.drain() == Drain::Drained) {
+            info!(server = server.name(), sessions = server.load().sessions(), "the drain of a server goes on");
+            inner.end_sessions(&server);
+        }
+    }
+
     /// Gives a server that was drained its share of new clients again. What is left of its sessions stays.
     pub fn undrain(&self, id: ServerId, by: &str) -> Drained {
         let inner = &self.0;

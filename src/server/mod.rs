@@ -289,6 +289,7 @@ impl Assembly {
         if let Some(mut taking) = taking {
             serve_operators(&mut parts).await?;
             taking.serving(&home).await?;
+            members.drains_go_on();
             tokio::spawn(taking.follow(home));
         }
         if let Some(admin) = &config.admin {

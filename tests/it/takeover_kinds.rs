@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use futures::future::join_all;
 use nkeys::KeyPair;
 use tokio::task::JoinSet;
 use weir_testkit::{
@@ -42,6 +43,24 @@ async fn a_rehomable_session_goes_on_with_another_server_afterwards() {
     }
     assert_eq!(gets(&mut client).await, ["few 3", "few 4", "orders.eu x"]);
     drop(client);
+    weir.until("all are gone", |metrics| metrics.sum("weir_sessions_active") == 0.0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_drain_of_a_server_goes_on_in_the_new_process() {
+    let (cluster, admin) = (Cluster::start(2, |server| server).await, AdminSocket::default());
+    let top = "lame_duck_grace_period = \"0s\"\nlame_duck_duration = \"20s\"";
+    let mut weir = WeirConfig::of(&cluster).top(top).table(&admin.toml()).start().await;
+    let login = Login::nobody();
+    let clients = join_all((0..20).map(|_| RawClient::connect(&weir.address, &login))).await;
+    cluster.settles_at(20).await;
+    admin.does(&["drain", "n1"]).await;
+    assert!(weir.is_taken_over_whole().await.success());
+    let metrics = weir.metrics().await;
+    assert!(metrics.get("weir_sessions_active{server=\"n1\"}") > Some(0.0), "it has only begun");
+    weir.until("n1 is empty", |metrics| metrics.get("weir_sessions_active{server=\"n1\"}") == Some(0.0)).await;
+    weir.says("server is drained: no sessions left").await;
+    drop(clients);
     weir.until("all are gone", |metrics| metrics.sum("weir_sessions_active") == 0.0).await;
 }
 
