@@ -14,6 +14,7 @@ use crate::{
     fleet::view::{FleetView, Quota},
     overview,
     reports::MOST_ROWS,
+    session::Shared,
 };
 
 /// The quotas where nobody asks for more or fewer.
@@ -42,9 +43,14 @@ struct Wrong {
 }
 
 pub(super) async fn fleetz(State(endpoints): State<Arc<Endpoints>>, RawQuery(query): RawQuery) -> Response {
-    match Asked::parse(query.as_deref().unwrap_or_default()) {
+    answer_to(&endpoints.shared, query.as_deref().unwrap_or_default())
+}
+
+/// The answer to a `query`, over the monitor port or the admin socket.
+pub(super) fn answer_to(shared: &Shared, query: &str) -> Response {
+    match Asked::parse(query) {
         Ok(asked) => {
-            let view = overview::fleet(&endpoints.shared, Instant::now()).unwrap_or_default();
+            let view = overview::fleet(shared, Instant::now()).unwrap_or_default();
             json(StatusCode::OK, &asked.of(view))
         }
         Err(error) => json(StatusCode::BAD_REQUEST, &Wrong { error }),

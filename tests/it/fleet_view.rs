@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use serde_json::json;
-use weir_testkit::*;
+use weir_testkit::{admin::AdminSocket, *};
 
 async fn cluster() -> Cluster {
     let accounts = fleet::accounts("ORDERS { users: [{user: o, password: o}] }");
@@ -109,6 +109,28 @@ async fn without_jetstream_it_is_said_everywhere() {
     assert!(seen["why"].as_str().expect("why").contains("JetStream"), "{seen}");
     let (_, text) = self::weir(&["fleet", "--monitor", &format!("http://{}", weir.monitor)]);
     assert!(text.contains("QUOTAS BY THE SPLIT: ") && text.contains("JetStream"), "{text}");
+}
+
+/// Also with a configuration that has no `[monitor]`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_fleet_is_shown_over_the_admin_socket_too() {
+    let (cluster, admin) = (cluster().await, AdminSocket::default());
+    let of_all = WeirConfig::of(&cluster);
+    let fleet = Fleet::start_each(
+        [fleet::config(&of_all.clone().table(&admin.toml()), 1), fleet::config(&of_all, 2)].into_iter(),
+    )
+    .await;
+    assert_eq!(fleet.weirs.len(), 2);
+    let file = admin.folder().join("weir.toml");
+    let text = format!("{}\n[[cluster.servers]]\naddress = \"n1:4222\"\n", admin.toml());
+    std::fs::write(&file, text).expect("write");
+    for of in [["-c", file.to_str().expect("a path")], ["--socket", admin.path().to_str().expect("a path")]] {
+        let (code, text) = weir(&["fleet", of[0], of[1]]);
+        assert!(code == 0 && text.contains("FLEET edge: 2 weirs") && text.contains("weir-2"), "{of:?}: {code}: {text}");
+        let (code, text) = weir(&["fleet", "--json", "--weir", "weir-2", of[0], of[1]]);
+        let shown: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+        assert_eq!((code, shown["weirs"].as_array().map(Vec::len)), (0, Some(1)), "{text}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

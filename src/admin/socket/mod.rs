@@ -38,7 +38,7 @@ use tracing::{Level, debug, enabled, info};
 use self::{asker::Asker, query::Query};
 use crate::{
     admin::{
-        json, overviewz, reportz,
+        fleetz, json, overviewz, reportz,
         server::{self, Accept},
     },
     server::{logging::LevelChange, members::Members, reload::Reloader, takeover::Giving},
@@ -117,6 +117,7 @@ pub async fn serve(listener: UnixListener, operator: Arc<Operator>, stop: Cancel
         .route("/status", get(status))
         .route("/overviewz", get(overview_shown))
         .route("/reportz", get(reports_shown))
+        .route("/fleetz", get(fleet_shown))
         .route("/loglevel", get(log_level_shown).post(log_level_set))
         .route("/pause", at_once("pause", pause::pause))
         .route("/resume", at_once("resume", pause::resume))
@@ -197,6 +198,11 @@ async fn overview_shown(State(operator): State<Arc<Operator>>, RawQuery(query): 
 /// As the monitor port's, for `weir report` where there is none.
 async fn reports_shown(State(operator): State<Arc<Operator>>, RawQuery(query): RawQuery) -> Response {
     reportz::answer_to(&operator.shared, query.as_deref().unwrap_or_default())
+}
+
+/// As the monitor port's, for `weir fleet` where there is none.
+async fn fleet_shown(State(operator): State<Arc<Operator>>, RawQuery(query): RawQuery) -> Response {
+    fleetz::answer_to(&operator.shared, query.as_deref().unwrap_or_default())
 }
 
 async fn kick(
