@@ -79,11 +79,9 @@ struct ConfigurationArgs {
     /// Configuration file; `-` is standard input. Default: weir.toml, and none with --server.
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// A server of the cluster, instead of those of the file. May be repeated.
-    #[arg(
-        long = "server",
-        value_name = "HOST:PORT[,websocket=URL][,leafnode=HOST:PORT][,monitor=URL][,name=NAME][,max_connections=N]"
-    )]
+    /// A server of the cluster, instead of those of the file. May be repeated. Keys: websocket=URL, leafnode=HOST:PORT,
+    /// monitor=URL, name=NAME, max_connections=N.
+    #[arg(long = "server", value_name = "HOST:PORT[,KEY=VALUE]...")]
     servers: Vec<ServerArg>,
     /// Address of the first listener. Without one here and in a file: port 4222 of all addresses.
     #[arg(long, value_name = "IP:PORT")]

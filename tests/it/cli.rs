@@ -60,6 +60,33 @@ fn bad_command_lines_exit_64_and_help_exits_0() {
     assert!(rest == "\n" || rest.starts_with(" (") && rest.ends_with(")\n"), "{version}");
 }
 
+/// In a terminal of 80 columns, and in a pipe: text stands beside or below what it explains, and not far to the right.
+#[test]
+fn help_can_be_read_at_80_columns() {
+    let help = |args: &[&str]| {
+        let output =
+            Command::new(env!("CARGO_BIN_EXE_weir")).args(args).env("COLUMNS", "80").output().expect("weir starts");
+        assert_eq!(output.status.code(), Some(0), "{args:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let all = help(&["--help"]);
+    let (_, commands) = all.split_once("Commands:\n").expect("commands");
+    let commands = commands.lines().map_while(|line| line.strip_prefix("  ")?.split(' ').next());
+    let commands: Vec<_> = commands.filter(|name| !["", "help"].contains(name)).collect();
+    assert!(commands.contains(&"run") && commands.contains(&"top"), "{commands:?}");
+    for command in commands {
+        for line in help(&[command, "--help"]).lines() {
+            let (columns, indent) = (line.chars().count(), line.len() - line.trim_start().len());
+            // Usage is one line, however long it is.
+            let is_usage = line.starts_with("Usage: ");
+            assert!(
+                (columns <= 100 || is_usage) && indent <= 60,
+                "weir {command}: {columns} columns from {indent} on:\n{line}"
+            );
+        }
+    }
+}
+
 #[test]
 fn a_bad_log_filter_is_bad_configuration() {
     let output = Command::new(env!("CARGO_BIN_EXE_weir"))
