@@ -31,8 +31,8 @@ pub struct Check {
     /// Connect to each server too: read its INFO and its monitoring port, and say what will not work.
     #[arg(long)]
     connect: bool,
-    /// Print what changes from OLD to this configuration. Without OLD: what a reload would change of the weir that
-    /// runs, which is asked over the admin socket that this configuration names.
+    /// Print what changes from OLD to this configuration. Without OLD: what a reload would change if the weir that runs
+    /// had this configuration in its file; it is asked over the admin socket that this configuration names.
     #[arg(long, value_name = "OLD", num_args = 0..=1)]
     diff: Option<Option<PathBuf>>,
 }
@@ -52,8 +52,10 @@ struct Report<'a> {
 impl Check {
     pub fn execute(self) -> ExitCode {
         let origin = self.configuration.origin();
-        let config = match origin.load() {
-            Ok(config) => config,
+        // Standard input can be read once.
+        let loaded = origin.text().and_then(|text| Ok((Config::load_text(&origin, text.as_deref())?, text)));
+        let (config, text) = match loaded {
+            Ok(loaded) => loaded,
             Err(findings) => {
                 self.print(&origin, &findings, None);
                 // The argument is wrong where it names nothing that can be read.
@@ -76,7 +78,7 @@ impl Check {
         }
         match &self.diff {
             None => self.print(&origin, &findings, Some(&config)),
-            Some(None) => return self.print_reload(&origin, &findings, &config),
+            Some(None) => return self.print_reload(&origin, &findings, &config, text),
             Some(Some(old)) => match Config::load_alone(old) {
                 Ok(old) => self.print_changes(&origin, &findings, diff(old.effective(), config.effective())),
                 Err(wrong) => {
@@ -88,16 +90,17 @@ impl Check {
         ExitCode::SUCCESS
     }
 
-    /// What a reload of the weir that runs would change, by its own word: it knows what it was started with.
-    fn print_reload(&self, origin: &Origin, findings: &Findings, config: &Config) -> ExitCode {
-        let Some(admin) = &config.admin else {
+    /// What a reload of the weir that runs would change if its file had this text, by its own word: it knows what it
+    /// was started with, whichever its file is.
+    fn print_reload(&self, origin: &Origin, findings: &Findings, config: &Config, text: Option<String>) -> ExitCode {
+        let (Some(admin), Some(text)) = (&config.admin, text) else {
             complain(&format!("{origin} has no [admin] socket to ask a running weir: name the old file, --diff OLD"));
             return ExitCode::from(BAD_CONFIGURATION);
         };
         if !self.json && findings.iter().next().is_some() {
             complain(&findings.to_string());
         }
-        verbs::preview(&admin.socket, self.json)
+        verbs::preview(&admin.socket, self.json, &origin.to_string(), text)
     }
 
     fn print_changes(&self, origin: &Origin, findings: &Findings, changes: Vec<Change>) {

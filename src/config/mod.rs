@@ -86,6 +86,7 @@ pub use fleet::{FleetConfig, SharedBy};
 pub use origin::Origin;
 pub use rebalance::RebalanceConfig;
 pub use schema::{Key, keys};
+pub use text::LONGEST as LONGEST_TEXT;
 pub use websocket::WebsocketConfig;
 
 /// One bound address.
@@ -277,15 +278,37 @@ impl Config {
     /// # Errors
     /// As [`Config::load`].
     pub fn load_from(origin: &Origin) -> Result<Self, Findings> {
+        Self::load_text(origin, origin.text()?.as_deref())
+    }
+
+    /// The same with the `text` of the file, which has been read.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn load_text(origin: &Origin, text: Option<&str>) -> Result<Self, Findings> {
         let file = origin.file.as_deref();
-        let (mut entries, source) = match file {
-            Some(path) => node::parse(&text::name(path), &text::read(path)?).map_err(Findings::new)?,
+        let named = file.map(text::name);
+        Self::read_as(origin, named.as_deref().zip(text), file)
+    }
+
+    /// The same with `text` in place of the file; `name` is what errors call it.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn load_instead(origin: &Origin, name: &str, text: &str) -> Result<Self, Findings> {
+        Self::read_as(origin, Some((name, text)), None)
+    }
+
+    /// Reads a document, given as name and text, with the arguments; `itself` is the file that it came from.
+    fn read_as(origin: &Origin, document: Option<(&str, &str)>, itself: Option<&Path>) -> Result<Self, Findings> {
+        let (mut entries, source) = match document {
+            Some((name, text)) => node::parse(name, text).map_err(Findings::new)?,
             None => (Vec::new(), Source::without_lines("--server")),
         };
         let mut sink = Sink::new(source);
         variables::replace(&mut entries, &mut sink, variables::of_environment);
         args::apply(origin, &mut entries, &mut sink);
-        Self::assemble(sink, entries, Files::Read(file))
+        Self::assemble(sink, entries, Files::Read(itself))
     }
 
     /// Reads a TOML file, and none that it names.

@@ -35,6 +35,14 @@ impl Origin {
         Config::load_from(self)
     }
 
+    /// The text of the file, if there is one: it can be loaded once it has been read.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn text(&self) -> Result<Option<String>, Findings> {
+        self.file.as_deref().map(text::read).transpose()
+    }
+
     /// Whether it can be read more than once.
     pub fn can_be_read_again(&self) -> bool {
         !self.file.as_deref().is_some_and(text::is_standard_input)

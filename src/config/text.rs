@@ -12,7 +12,7 @@ use crate::{
 
 /// The longest configuration, in bytes: 400,000 tables of users have 15 MB. Reading takes up to a hundred times as much
 /// memory, so a file that is no configuration at all must not get far.
-const LONGEST: u64 = 16 << 20;
+pub const LONGEST: usize = 16 << 20;
 
 /// How the command line names standard input.
 const STANDARD_INPUT: &str = "-";
@@ -31,14 +31,14 @@ pub(super) fn is_standard_input(path: &Path) -> bool {
 pub(super) fn read(path: &Path) -> Result<String, Findings> {
     let bytes = if is_standard_input(path) {
         let mut bytes = Vec::new();
-        let read = std::io::stdin().lock().take(LONGEST + 1).read_to_end(&mut bytes);
+        let read = std::io::stdin().lock().take(LONGEST as u64 + 1).read_to_end(&mut bytes);
         match read {
-            Ok(n) if n as u64 > LONGEST => Err(std::io::Error::other(format!("it has more than {LONGEST} bytes"))),
+            Ok(n) if n > LONGEST => Err(std::io::Error::other(format!("it has more than {LONGEST} bytes"))),
             Ok(_) => Ok(bytes),
             Err(err) => Err(err),
         }
     } else {
-        operator_file::read(path, LONGEST)
+        operator_file::read(path, LONGEST as u64)
     };
     let finding = |problem| Source::without_lines(&name(path)).finding(Severity::Error, String::new(), problem);
     let bytes = bytes

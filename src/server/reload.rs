@@ -136,7 +136,16 @@ impl Reloader {
     /// # Errors
     /// Why a reload would change nothing.
     pub async fn preview(&self) -> Result<Report, Refused> {
-        let config = self.read().await?;
+        let config = self.read(Origin::load).await?;
+        Ok(self.report(&config))
+    }
+
+    /// What a reload would do if `text` were in weir's file. It changes nothing. `name` is what errors call the text.
+    ///
+    /// # Errors
+    /// Why a reload would change nothing.
+    pub async fn preview_of(&self, name: String, text: String) -> Result<Report, Refused> {
+        let config = self.read(move |origin| Config::load_instead(origin, &name, &text)).await?;
         Ok(self.report(&config))
     }
 
@@ -173,7 +182,7 @@ impl Reloader {
         if self.shared.admission.is_draining() {
             return Err(Refused::Draining);
         }
-        let config = self.read().await?;
+        let config = self.read(Origin::load).await?;
         let report = self.report(&config);
         self.apply(&config, parts, asked).await.map_err(|err| Refused::Failed(err.to_string()))?;
         let outcome = if report.changes.is_empty() { Outcome::Unchanged } else { Outcome::Applied };
@@ -184,12 +193,15 @@ impl Reloader {
     }
 
     /// Reads and checks the configuration. It may be large, and its files slow: the control thread goes on meanwhile.
-    async fn read(&self) -> Result<Config, Refused> {
+    async fn read(
+        &self,
+        load: impl FnOnce(&Origin) -> Result<Config, Findings> + Send + 'static,
+    ) -> Result<Config, Refused> {
         if !self.origin.can_be_read_again() {
             return Err(Refused::StandardInput);
         }
         let origin = self.origin.clone();
-        match spawn_blocking(move || origin.load()).await {
+        match spawn_blocking(move || load(&origin)).await {
             Ok(read) => read.map_err(Refused::Wrong),
             Err(err) if err.is_panic() => panic::resume_unwind(err.into_panic()),
             Err(_) => Err(Refused::Draining),

@@ -310,5 +310,17 @@ async fn check_says_what_a_reload_would_change() {
     weir.reconfigure("max_connections = 2", "max_connections = x");
     let said = check(&["--diff"]).await;
     assert!(said.code == 1 && said.err.contains("weir.toml:"), "{said:?}");
+
+    // Another file is compared with what runs, whatever is in weir's own; text that changes nothing is told so.
+    let new = file.with_extension("new");
+    let text = std::fs::read_to_string(&old).unwrap();
+    std::fs::write(&new, text.replace("max_connections = 1", "max_connections = 7")).unwrap();
+    let diff_of = async |file: &std::path::Path| says(&["check", "-c", file.to_str().unwrap(), "--diff"]).await;
+    let said = diff_of(&new).await;
+    let is_told = said.out.contains("~ [accounts.default] max_connections: 1 -> 7") && said.out.contains("weir.new");
+    assert!(said.code == 0 && is_told, "{said:?}");
+    let said = diff_of(&old).await;
+    assert!(said.code == 0 && said.out.contains("weir.old, a reload would change this: nothing"), "{said:?}");
+    assert_eq!(weir.metrics().await.sum("weir_config_reloads_total"), 0.0);
     assert_eq!(says(&["check", "-c", old.to_str().unwrap(), "--diff", "none.toml"]).await.code, 64);
 }

@@ -23,7 +23,7 @@ use std::{
 
 use axum::{
     Extension, Router,
-    extract::{RawQuery, Request, State},
+    extract::{DefaultBodyLimit, RawQuery, Request, State, rejection::StringRejection},
     http::StatusCode,
     response::{IntoResponse, Response},
     routing::{MethodRouter, get, post},
@@ -41,6 +41,7 @@ use crate::{
         fleetz, json, overviewz, reportz,
         server::{self, Accept},
     },
+    config::LONGEST_TEXT,
     server::{logging::LevelChange, members::Members, reload::Reloader, takeover::Giving},
     session::Shared,
     telemetry::process::STARTED,
@@ -130,6 +131,7 @@ pub async fn serve(listener: UnixListener, operator: Arc<Operator>, stop: Cancel
         .route("/drain", at_once("drain", drain::drain))
         .route("/undrain", at_once("undrain", drain::undrain))
         .route("/reload", get(reload_previewed).post(reload))
+        .route("/reload/preview", post(text_previewed).layer(DefaultBodyLimit::max(LONGEST_TEXT)))
         .route("/takeover", post(takeover))
         .route("/upgrade", post(upgrade))
         .with_state(operator);
@@ -251,6 +253,18 @@ async fn reload(
 
 async fn reload_previewed(State(operator): State<Arc<Operator>>, RawQuery(query): RawQuery) -> Response {
     reload::preview(&operator, Query::parse(query.as_deref().unwrap_or_default())).await.into_response()
+}
+
+async fn text_previewed(
+    State(operator): State<Arc<Operator>>,
+    RawQuery(query): RawQuery,
+    text: Result<String, StringRejection>,
+) -> Response {
+    let query = Query::parse(query.as_deref().unwrap_or_default());
+    match text {
+        Ok(text) => reload::preview_of(&operator, query, text).await.into_response(),
+        Err(err) => NotDone::Usage(err.body_text()).into_response(),
+    }
 }
 
 /// What becomes of the connection is talked about in `server/takeover`.

@@ -26,6 +26,15 @@ pub async fn preview(operator: &Operator, query: Query) -> Result<Done, NotDone>
     Ok(done("a reload would change this", &report))
 }
 
+/// What a reload would do if weir's file had this `text`: the file may be another one, and of another user.
+pub async fn preview_of(operator: &Operator, mut query: Query, text: String) -> Result<Done, NotDone> {
+    let name = query.required("name")?;
+    query.end()?;
+    let what = format!("with {name}, a reload would change this");
+    let report = operator.reloader.preview_of(name, text).await.map_err(|why| not(&why))?;
+    Ok(done(&what, &report))
+}
+
 fn not(refused: &Refused) -> NotDone {
     NotDone::Refused(format!("nothing has changed:\n{refused}"))
 }

@@ -3,7 +3,7 @@
 use std::{io, path::Path, time::Duration};
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::{Method, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use tokio::{net::UnixStream, runtime, time::timeout};
@@ -18,6 +18,7 @@ pub(in crate::cli) struct Request {
     method: Method,
     path: String,
     query: form_urlencoded::Serializer<'static, String>,
+    body: Bytes,
     /// The longest time until the answer.
     within: Duration,
 }
@@ -48,6 +49,7 @@ impl Request {
             method,
             path: path.to_owned(),
             query: form_urlencoded::Serializer::new(String::new()),
+            body: Bytes::new(),
             within: LONGEST_ANSWER,
         }
     }
@@ -55,6 +57,11 @@ impl Request {
     /// The same, answered within this time.
     pub(super) fn within(self, within: Duration) -> Self {
         Self { within, ..self }
+    }
+
+    /// The same with this body.
+    pub(super) fn with_body(self, body: impl Into<Bytes>) -> Self {
+        Self { body: body.into(), ..self }
     }
 
     /// The same with one more argument.
@@ -78,13 +85,13 @@ pub(in crate::cli) fn ask(socket: &Path, request: Request) -> io::Result<Answer>
 }
 
 async fn exchange(socket: &Path, request: Request) -> io::Result<Answer> {
-    let Request { method, path, mut query, .. } = request;
+    let Request { method, path, mut query, body, .. } = request;
     let stream = UnixStream::connect(socket).await?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
     tokio::spawn(connection);
     let query = query.finish();
     let uri = if query.is_empty() { path } else { format!("{path}?{query}") };
-    let request = hyper::Request::builder().method(method).uri(uri).header("host", "weir").body(Empty::<Bytes>::new());
+    let request = hyper::Request::builder().method(method).uri(uri).header("host", "weir").body(Full::new(body));
     let answer = sender.send_request(request.map_err(io::Error::other)?).await.map_err(io::Error::other)?;
     let status = answer.status().as_u16();
     let body = Limited::new(answer.into_body(), MAX_BODY).collect().await.map_err(io::Error::other)?;

@@ -225,10 +225,10 @@ impl Upgrade {
     }
 }
 
-/// Prints what a reload of the weir at this socket would change.
-pub(super) fn preview(socket: &Path, json: bool) -> ExitCode {
+/// Prints what a reload of the weir at this socket would change if its file had this `text`, that of the file `name`.
+pub(super) fn preview(socket: &Path, json: bool, name: &str, text: String) -> ExitCode {
     let at = At { config: PathBuf::new(), socket: Some(socket.to_owned()), json };
-    at.ask(Request::get("/reload"), words)
+    at.ask(Request::post("/reload/preview").with("name", name).with_body(text), words)
 }
 
 /// What a verb has done, in its own words.
