@@ -13,7 +13,7 @@ use clap::Args;
 use crate::{
     cli::verbs::{
         client::{self, Request},
-        whence,
+        unreachable,
     },
     config::Config,
 };
@@ -60,7 +60,10 @@ impl MonitorOf {
     pub(super) fn get(&self, path: &str) -> Result<Vec<u8>, Unanswered> {
         let target = self.target()?;
         let failed = |err: &dyn fmt::Display| Unanswered::Failed(format!("{target}: {err}"));
-        let (status, body) = target.get(path).map_err(|err| failed(&err))?;
+        let (status, body) = target.get(path).map_err(|err| match &target {
+            Target::Port { .. } => failed(&err),
+            Target::Socket(socket) => Unanswered::Failed(unreachable(socket, &err)),
+        })?;
         match status {
             200 => Ok(body),
             400 => Err(Unanswered::Usage(String::from_utf8_lossy(&body).into_owned())),
@@ -117,7 +120,7 @@ impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Port { address, base_path } => write!(f, "http://{address}{base_path}"),
-            Self::Socket(path) => write!(f, "{}{}", path.display(), whence(path)),
+            Self::Socket(path) => path.display().fmt(f),
         }
     }
 }

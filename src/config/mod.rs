@@ -316,7 +316,7 @@ impl Config {
     /// # Errors
     /// As [`Config::load`].
     pub fn load_alone(path: &Path) -> Result<Self, Findings> {
-        let text = text::read(path)?;
+        let text = text::read(path, text::NAME_ONE)?;
         Self::parse(&text::name(path), &text)
     }
 
@@ -393,7 +393,7 @@ impl Config {
     /// # Errors
     /// The file cannot be read, is no TOML, or `[admin]` is wrong.
     pub fn admin_socket(path: &Path) -> Result<Option<PathBuf>, Findings> {
-        let text = text::read(path)?;
+        let text = text::read(path, text::NAME_ONE)?;
         let (mut entries, source) = node::parse(&text::name(path), &text).map_err(Findings::new)?;
         let mut sink = Sink::new(source);
         entries.retain(|(key, _)| key == "admin");

@@ -40,7 +40,7 @@ impl Origin {
     /// # Errors
     /// It cannot be read.
     pub fn text(&self) -> Result<Option<String>, Findings> {
-        self.file.as_deref().map(text::read).transpose()
+        self.file.as_deref().map(|path| text::read(path, text::NAME_ONE_OR_SERVERS)).transpose()
     }
 
     /// Whether it can be read more than once.

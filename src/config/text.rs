@@ -27,8 +27,8 @@ pub(super) fn is_standard_input(path: &Path) -> bool {
     path == Path::new(STANDARD_INPUT)
 }
 
-/// Reads the text.
-pub(super) fn read(path: &Path) -> Result<String, Findings> {
+/// Reads the text. Where it cannot be read, `remedy` says what to do.
+pub(super) fn read(path: &Path, remedy: &'static str) -> Result<String, Findings> {
     let bytes = if is_standard_input(path) {
         let mut bytes = Vec::new();
         let read = std::io::stdin().lock().take(LONGEST as u64 + 1).read_to_end(&mut bytes);
@@ -42,7 +42,7 @@ pub(super) fn read(path: &Path) -> Result<String, Findings> {
     };
     let finding = |problem| Source::without_lines(&name(path)).finding(Severity::Error, String::new(), problem);
     let bytes = bytes
-        .map_err(|err| Findings::new(vec![finding(Problem::new(format!("it cannot be read ({err})"), NAME_ONE))]))?;
+        .map_err(|err| Findings::new(vec![finding(Problem::new(format!("it cannot be read ({err})"), remedy))]))?;
     String::from_utf8(bytes).map_err(|err| {
         let (at, bytes) = (err.utf8_error().valid_up_to(), err.as_bytes());
         let is_utf16 = bytes.starts_with(&[0xFF, 0xFE]) || bytes.starts_with(&[0xFE, 0xFF]);
@@ -59,4 +59,8 @@ pub(super) fn read(path: &Path) -> Result<String, Findings> {
     })
 }
 
-const NAME_ONE: &str = "name a configuration with -c (`-c -` is standard input), or servers with --server";
+/// Of a command that needs a file.
+pub(super) const NAME_ONE: &str = "name a configuration with -c (`-c -` is standard input)";
+/// Of one that does without, too.
+pub(super) const NAME_ONE_OR_SERVERS: &str =
+    "name a configuration with -c (`-c -` is standard input), or servers with --server";

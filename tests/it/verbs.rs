@@ -274,10 +274,12 @@ async fn exit_codes_tell_wrong_usage_from_failure() {
         (["pause", "--socket", &without], 1, "without.toml: "),
         (["status", "--nonsense", "x"], 64, "--nonsense"),
         (["resume", "-c", ""], 64, ""),
+        (["report", "-c", &nowhere], 64, "nowhere.sock"),
     ] {
         let said = says(&args).await;
         assert_eq!((said.code, &*said.out), (code, ""), "{args:?}: {said:?}");
         assert!(said.err.contains(words), "{args:?}: {said:?}");
+        assert!(!said.err.contains("--server"), "no verb has this option: {said:?}");
     }
     let both = says(&["status", "-c", &with, "--socket", &nowhere]).await;
     assert_eq!(both.code, 64, "{both:?}");
@@ -359,8 +361,11 @@ async fn programs_ask_over_http() {
         let (status, body) = curl(&path, request);
         (status, serde_json::from_str::<Value>(&body).unwrap_or_default())
     };
-    assert_eq!(ask("GET /pause").0, 405, "what changes something is no GET");
-    assert_eq!(ask("POST /nonsense").0, 404);
+    for (request, status) in [("GET /pause", 405), ("POST /nonsense", 404)] {
+        let (got, answer) = ask(request);
+        let path = request.split(' ').nth(1).unwrap();
+        assert!(got == status && answer["error"].as_str().is_some_and(|why| why.contains(path)), "{got}: {answer}");
+    }
     let (status, answer) = ask("POST /pause?for=5s");
     assert_eq!((status, answer["error"].as_str()), (400, Some("there is no argument \"for\" here")));
     assert_eq!(weir.gauge("weir_paused").await, 0.0);

@@ -39,6 +39,8 @@ pub enum NotDone {
     Usage(String),
     /// What it is to be done to is not there: 404.
     Unknown(String),
+    /// It is there, and asked for by another method: 405.
+    WrongMethod(String),
     /// It cannot be done now: 409.
     Refused(String),
 }
@@ -46,7 +48,7 @@ pub enum NotDone {
 impl NotDone {
     pub fn why(&self) -> &str {
         match self {
-            Self::Usage(why) | Self::Unknown(why) | Self::Refused(why) => why,
+            Self::Usage(why) | Self::Unknown(why) | Self::WrongMethod(why) | Self::Refused(why) => why,
         }
     }
 
@@ -54,6 +56,7 @@ impl NotDone {
         match self {
             Self::Usage(_) => StatusCode::BAD_REQUEST,
             Self::Unknown(_) => StatusCode::NOT_FOUND,
+            Self::WrongMethod(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::Refused(_) => StatusCode::CONFLICT,
         }
     }

@@ -24,7 +24,7 @@ use std::{
 use axum::{
     Extension, Router,
     extract::{DefaultBodyLimit, RawQuery, Request, State, rejection::StringRejection},
-    http::StatusCode,
+    http::{Method, StatusCode, Uri},
     response::{IntoResponse, Response},
     routing::{MethodRouter, get, post},
 };
@@ -134,6 +134,8 @@ pub async fn serve(listener: UnixListener, operator: Arc<Operator>, stop: Cancel
         .route("/reload/preview", post(text_previewed).layer(DefaultBodyLimit::max(LONGEST_TEXT)))
         .route("/takeover", post(takeover))
         .route("/upgrade", post(upgrade))
+        .fallback(no_such_path)
+        .method_not_allowed_fallback(wrong_method)
         .with_state(operator);
     server::serve(Socket { listener, routes }, MAX_CONNECTIONS, stop).await;
 }
@@ -185,6 +187,17 @@ fn tell(verb: &'static str, arguments: Option<&str>, who: &Who, answer: &Result<
     };
     let Who { asker: Asker { uid, pid }, user } = who;
     info!(verb, arguments, user, uid, pid, done, err, "an operator asks");
+}
+
+async fn no_such_path(uri: Uri) -> NotDone {
+    NotDone::Unknown(format!("there is no path {} here: is it a weir of this version?", uri.path()))
+}
+
+async fn wrong_method(method: Method, uri: Uri) -> NotDone {
+    NotDone::WrongMethod(format!(
+        "{method} is not for {}: what changes something is a POST or DELETE, and the rest a GET",
+        uri.path()
+    ))
 }
 
 async fn status(State(operator): State<Arc<Operator>>, Extension(asker): Extension<Asker>) -> Response {

@@ -5,7 +5,7 @@ mod rebalance;
 mod status;
 
 use std::{
-    io::Write,
+    io::{self, Write},
     path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
@@ -246,7 +246,7 @@ impl At {
         };
         let Answer { status, body } = match client::ask(&socket, request) {
             Ok(answer) => answer,
-            Err(err) => return self.fails(RUN_FAILED, &format!("{}: {err}{}", socket.display(), whence(&socket))),
+            Err(err) => return self.fails(RUN_FAILED, &unreachable(&socket, &err)),
         };
         if status != 200 {
             let why = serde_json::from_slice::<Why>(&body).unwrap_or_default().error;
@@ -297,13 +297,33 @@ impl At {
     }
 }
 
-/// Where a relative path was looked for: weir may have been started elsewhere.
-pub(super) fn whence(socket: &Path) -> String {
+/// Why weir cannot be asked at this socket: the error, and what may be behind it.
+pub(super) fn unreachable(socket: &Path, err: &io::Error) -> String {
     let here = std::env::current_dir().ok().filter(|_| socket.is_relative());
-    here.map_or_else(String::new, |here| {
-        format!(
+    let behind = match (err.kind(), here) {
+        (io::ErrorKind::PermissionDenied, _) => " (only the user that weir runs as, and root, may ask here)".to_owned(),
+        (io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused, Some(here)) => format!(
             " (in {}: was weir started there? A relative path is relative to where weir was started)",
             here.display()
-        )
-    })
+        ),
+        _ => String::new(),
+    };
+    format!("{}: {err}{behind}", socket.display())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_be_behind_an_error_is_told() {
+        let said = |path: &str, kind: io::ErrorKind| unreachable(Path::new(path), &kind.into());
+        for path in ["weir.sock", "/run/weir.sock"] {
+            let denied = said(path, io::ErrorKind::PermissionDenied);
+            assert!(denied.ends_with("(only the user that weir runs as, and root, may ask here)"), "{denied}");
+        }
+        assert!(said("weir.sock", io::ErrorKind::NotFound).contains("was weir started there?"));
+        assert_eq!(said("/run/weir.sock", io::ErrorKind::NotFound), "/run/weir.sock: entity not found");
+        assert_eq!(said("weir.sock", io::ErrorKind::TimedOut), "weir.sock: timed out");
+    }
 }
