@@ -1,17 +1,20 @@
 //! `/reportz`: answers the questions of those who are paged, as JSON.
 
-use std::{sync::Arc, time::Instant};
+use std::{net::IpAddr, sync::Arc, time::Instant};
 
 use axum::{
     extract::{RawQuery, State},
     http::StatusCode,
     response::Response,
 };
+use ipnet::IpNet;
 use serde::Serialize;
 
 use crate::{
     admin::{Endpoints, json},
+    admission::Source,
     events::{Thing, watch::Row},
+    outcome::{BadLogin, Refusal},
     overview::server_sample,
     reports::{
         MOST_ROWS,
@@ -21,6 +24,7 @@ use crate::{
         headroom::headroom,
     },
     session::Shared,
+    tally::login_failure_name,
     upstream::Server,
 };
 
@@ -86,11 +90,11 @@ impl Asked {
                     let wrong = |_| format!("limit={value:?} is no number of rows: write 1 to {MOST_ROWS}");
                     asked.limit = value.parse::<usize>().map_err(wrong)?.clamp(1, MOST_ROWS);
                 }
-                "reason" => asked.only.reason = Some(value),
+                "reason" => asked.only.reason = Some(reason(value)?),
                 "account" | "acc" => asked.only.account = Some(value),
                 "user" => asked.only.user = Some(value),
                 "name" => asked.only.name = Some(value),
-                "source" => asked.only.source = Some(value),
+                "source" => asked.only.source = Some(source(&value)?),
                 _ => {}
             }
         }
@@ -99,6 +103,29 @@ impl Asked {
         }
         Ok(asked)
     }
+}
+
+/// A reason that somebody can have: of one that nobody can have, "none" would read as good news.
+fn reason(text: String) -> Result<String, String> {
+    let refusals = Refusal::ALL.map(Refusal::name);
+    let failures = BadLogin::ALL.map(Some).into_iter().chain([None]).map(login_failure_name);
+    let names: Vec<_> = refusals.into_iter().chain(failures).collect();
+    match names.iter().any(|name| name.eq_ignore_ascii_case(&text)) {
+        true => Ok(text),
+        false => Err(format!("there is no reason {text:?}: there are {}", names.join(", "))),
+    }
+}
+
+/// A source as it is counted.
+fn source(text: &str) -> Result<String, String> {
+    let address = || text.parse().map(|address: IpAddr| IpNet::from(address.to_canonical()));
+    let parsed = text.parse().or_else(|_| address());
+    let counted = parsed.ok().filter(|net| match net {
+        IpNet::V4(net) => net.prefix_len() == 32,
+        IpNet::V6(net) => net.prefix_len() == 128 || net.prefix_len() == 64,
+    });
+    let wrong = || format!("source: {text:?} is no address; clients are counted by address, of IPv6 a /64");
+    counted.map(|net| Source::from(net.addr()).to_string()).ok_or_else(wrong)
 }
 
 fn answer(shared: &Shared, asked: &Asked, now: Instant) -> Answer {
@@ -156,5 +183,11 @@ mod tests {
             "there is no report \"leak\": there are refusals, leaks, churn, distribution, headroom"
         );
         assert!(Asked::parse("limit=many").is_err());
+        let source = |text: &str| Asked::parse(&format!("source={text}")).map(|asked| asked.only.source.unwrap());
+        assert_eq!(source("10.0.0.1"), Ok("10.0.0.1".into()));
+        for same in ["2001:db8::7", "2001:db8::/64", "2001:DB8::7/128"] {
+            assert_eq!(source(same), Ok("2001:db8::/64".into()), "{same}");
+        }
+        assert!(source("10.0.0.0/24").is_err() && source("2001:db8::/48").is_err() && source("").is_err());
     }
 }

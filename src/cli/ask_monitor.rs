@@ -11,6 +11,7 @@ use std::{
 use clap::Args;
 
 use crate::{
+    admin::socket::Why,
     cli::verbs::{
         client::{self, Request},
         unreachable,
@@ -66,7 +67,10 @@ impl MonitorOf {
         })?;
         match status {
             200 => Ok(body),
-            400 => Err(Unanswered::Usage(String::from_utf8_lossy(&body).into_owned())),
+            400 => Err(Unanswered::Usage(match serde_json::from_slice::<Why>(&body) {
+                Ok(Why { error }) => error,
+                Err(_) => String::from_utf8_lossy(&body).into_owned(),
+            })),
             404 => Err(failed(&"it has no such endpoint: is it a weir of this version?")),
             status => Err(failed(&format!("it answers with status {status}"))),
         }

@@ -230,6 +230,24 @@ async fn what_is_asked_for_wrongly_is_told() {
     let weir = WeirConfig::of_servers(&[&server]).start().await;
     let (status, body) = http::get(&weir.monitor, "/reportz?report=leak").await.expect("GET");
     assert!(status == 400 && body.contains("there are refusals, leaks, churn, distribution, headroom"), "{body}");
+    // A filter that fits nobody, whoever comes, would read as good news.
+    let url = format!("http://{}", weir.monitor);
+    for (key, value, words) in [
+        ("reason", "foo", "there is no reason \"foo\": there are server_capacity, "),
+        ("source", "nonsense", "source: \"nonsense\" is no address"),
+        ("source", "10.0.0.0/8", "of IPv6 a /64"),
+    ] {
+        let (status, body) = http::get(&weir.monitor, &format!("/reportz?{key}={value}")).await.expect("GET");
+        let body: Value = serde_json::from_str(&body).expect("JSON");
+        assert!(status == 400 && body["error"].as_str().is_some_and(|why| why.contains(words)), "{status}: {body}");
+        let (code, said) = weir_report(&["--monitor", &url, &format!("--{key}"), value]);
+        assert!(code == 64 && said.contains(words) && !said.contains("{"), "{code}: {said}");
+    }
+    for right in ["reason=HOLD_EXPIRED", "reason=violation", "reason=server_error", "source=::1", "source=10.0.0.1"] {
+        reportz(&weir, right).await;
+    }
+    let (status, body) = http::get(&weir.monitor, "/connz?state=closed&reason=foo").await.expect("GET");
+    assert!(status == 400 && body.contains("there is no reason \"foo\""), "{status}: {body}");
     let report = reportz(&weir, "").await;
     assert_eq!(report.as_object().expect("an object").len(), 5, "{report}");
     let all = tables(&weir, &[]);

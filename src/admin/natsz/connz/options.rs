@@ -7,6 +7,7 @@ use crate::{
         arguments::{Arguments, BadArgument},
         connz::{Entry, SortKey},
     },
+    outcome::{Cause, Refusal},
     relay::registry::Ending,
     tally::shown,
     telemetry::moment::Moment,
@@ -102,7 +103,7 @@ impl Options {
             user: shown(arguments.text("user")),
             server: arguments.text("server").to_owned(),
             name: shown(arguments.text("name")),
-            reason: arguments.text("reason").to_owned(),
+            reason: reason(arguments.text("reason"))?,
             refused,
             held,
             nobody: !arguments.text("mqtt_client").is_empty(),
@@ -153,6 +154,15 @@ impl Options {
             && is(&self.name, facts.said.name())
             && (self.server.is_empty() || is(&self.server, entry.session.at().name()))
             && is(&self.reason, entry.ended.as_ref().map(|ended| ended.ending.reason()))
+    }
+}
+
+/// A reason with which a connection can end, or none.
+fn reason(text: &str) -> Result<String, BadArgument> {
+    let mut names = Refusal::ALL.map(Refusal::name).into_iter().chain(Cause::ALL.map(Cause::name));
+    match text.is_empty() || names.any(|name| name == text) {
+        true => Ok(text.to_owned()),
+        false => Err(BadArgument(format!("there is no reason {text:?}: docs/reference/reasons.md has all"))),
     }
 }
 
