@@ -190,6 +190,16 @@ fn more_clients_than_files_are_refused_before_any_connects() {
     assert!(said.starts_with("the limit of 200 open files carries 136 clients, not 1000"), "{said}");
 }
 
+/// Direct clients know several servers, and try the next one at once: nobody is back sooner than is possible.
+#[tokio::test]
+async fn nobody_is_back_before_the_least_possible_time() {
+    let output = weir(&["plan", "--clients", "300", "--handshakes", "900"]).await;
+    let said = String::from_utf8(output.stdout).unwrap();
+    let times = |line: &str| line.split_once(" times the least possible")?.0.rsplit_once('(')?.1.parse::<f64>().ok();
+    let times: Vec<_> = said.lines().filter_map(times).collect();
+    assert!(times.len() == 3 && times.iter().all(|times| *times >= 0.99), "{said}");
+}
+
 #[tokio::test]
 async fn a_plan_is_the_same_every_time_and_draws_its_chart() {
     let directory = tempfile::tempdir().unwrap();

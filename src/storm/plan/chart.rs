@@ -165,7 +165,7 @@ impl<'a> Chart<'a> {
                 LEFT + 22.0,
                 at - 4.5
             ));
-            let verdict = case.verdict(ideal);
+            let verdict = case.verdict(self.forecast.least_seconds(case));
             self.put(format!(r##"<text x="{:.1}" y="{at:.1}">{}: {verdict}</text>"##, LEFT + 30.0, case.name));
         }
         self.put(format!(
