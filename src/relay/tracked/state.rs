@@ -99,8 +99,10 @@ impl Known {
         })
     }
 
-    /// Goes on with what another process has remembered; the subscriptions may take so many bytes of memory.
-    fn resumed(known: KnownState, most_bytes: usize) -> Result<Self, BadState> {
+    /// Goes on with what another process has remembered; the subscriptions may take so many bytes of memory. `None`:
+    /// the session is not to be re-homed here, and nothing bounds what it would remember, so it remembers nothing.
+    fn resumed(known: KnownState, most_bytes: Option<usize>) -> Result<Self, BadState> {
+        let most_bytes = most_bytes.unwrap_or(0);
         let KnownState { subscriptions, pings, before_own_ping, replays, subscribed_before, mut bound } = known;
         if before_own_ping.is_some_and(|before| before > pings) {
             return Err(BadState("an answer that comes behind more of the client's than there will be"));
@@ -138,7 +140,8 @@ impl Relay<TrackedClient, TrackedServer> {
         Ok(RelayState::Tracked(Box::new(state)))
     }
 
-    /// See [`Relay::resume`] of a plain relay. The subscriptions may take so many bytes of memory.
+    /// See [`Relay::resume`] of a plain relay. The subscriptions may take so many bytes of memory; `None`: the
+    /// session is not to be re-homed here.
     ///
     /// # Errors
     /// The state makes no sense. Nothing has been read or written.
@@ -146,7 +149,7 @@ impl Relay<TrackedClient, TrackedServer> {
         streams: (Stream, Stream),
         mut state: TrackedState,
         process: ResumedIn,
-        most_bytes: usize,
+        most_bytes: Option<usize>,
     ) -> Result<Self, BadState> {
         let known = Known::resumed(std::mem::take(&mut state.to_server.side.known), most_bytes)?;
         let ResumedIn { keys, listener_info, client_ip, server, counters } = process;

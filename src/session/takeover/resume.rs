@@ -191,9 +191,8 @@ pub fn resume(shared: &Arc<Shared>, adopted: Adopted, descriptors: [OwnedFd; 2])
         RelayState::Tracked(relay) => {
             let terms = state.rehome.take().ok_or(CannotResume::NoTerms)?;
             let account = places.account.account();
-            // An account that is not re-homed any more keeps what its sessions have.
             let limits = account.and_then(|account| account.rehome());
-            let most_bytes = limits.map_or(usize::MAX, |limits| limits.memory.get() as usize);
+            let most_bytes = limits.map(|limits| limits.memory.get() as usize);
             let relay = Relay::<TrackedClient, TrackedServer>::resume(streams, *relay, process, most_bytes)?;
             let session = Box::new(established(shared, relay, places, &state, &listener));
             Session::Rehomable(Box::new(Rehomable::new(session, RehomeTerms::resume(terms))))

@@ -47,7 +47,7 @@ fn moved(relay: Tracked, process: &Process, memory: usize) -> Tracked {
     let text = serde_json::to_string(&relay.state().unwrap()).unwrap();
     let before = timeless(&relay.state().unwrap());
     let Ok(RelayState::Tracked(state)) = serde_json::from_str(&text) else { panic!("{text}") };
-    let relay = Tracked::resume((relay.down, relay.up), *state, process.resumed_in(), memory).unwrap();
+    let relay = Tracked::resume((relay.down, relay.up), *state, process.resumed_in(), Some(memory)).unwrap();
     assert_eq!(timeless(&relay.state().unwrap()), before);
     relay
 }
@@ -107,7 +107,7 @@ proptest! {
             let (_, relay) = play(begin(&process, (MEMORY, has_welcome)), &process, before, |relay, _| relay);
             let text = spoil(&relay.state().unwrap(), &garbage, byte);
             if let Ok(RelayState::Tracked(state)) = serde_json::from_slice(&text)
-                && let Ok(relay) = Tracked::resume((relay.down, relay.up), *state, process.resumed_in(), MEMORY)
+                && let Ok(relay) = Tracked::resume((relay.down, relay.up), *state, process.resumed_in(), Some(MEMORY))
             {
                 let played = play(relay, &process, after, |mut relay, event| {
                     meet(&mut relay, &process, event);
@@ -133,7 +133,7 @@ fn what_no_tracked_relay_can_be_is_refused() {
         let state = serde_json::from_str(&text).map_err(|err| err.to_string())?;
         let RelayState::Tracked(state) = state else { panic!("another kind") };
         block_on(async {
-            let relay = Tracked::resume((stream(), stream()), *state, process.resumed_in(), MEMORY);
+            let relay = Tracked::resume((stream(), stream()), *state, process.resumed_in(), Some(MEMORY));
             relay.map(|relay| relay.known().size().0).map_err(|err| err.to_string())
         })
     };
@@ -157,6 +157,27 @@ fn what_no_tracked_relay_can_be_is_refused() {
     assert!(resume("", r#","held":"TVNH""#).is_err());
     let too_long = format!(r#""held":"{}""#, "YWFh".repeat(20_000));
     assert!(resume(&too_long, "").is_err());
+}
+
+#[test]
+fn a_session_that_is_not_rehomed_any_more_remembers_nothing() {
+    let process = Process::new(false);
+    let subscribe = |relay: &mut Tracked, sids: std::ops::Range<u32>| {
+        for sid in sids {
+            let _ = relay.to_server.preload(format!("SUB orders.eu.{sid}.created {sid}\r\n").as_bytes());
+            relay.to_server.drop_waiting();
+        }
+    };
+    block_on(async {
+        for already in [0, 10] {
+            let mut relay = begin(&process, (MEMORY, false));
+            subscribe(&mut relay, 0..already);
+            let RelayState::Tracked(state) = relay.state().unwrap() else { panic!("another kind") };
+            let mut relay = Tracked::resume((relay.down, relay.up), *state, process.resumed_in(), None).unwrap();
+            subscribe(&mut relay, 10..2000);
+            assert_eq!((relay.known().size(), relay.known().bound()), ((0, 0), Some(Bound::Memory)), "{already}");
+        }
+    });
 }
 
 /// `cargo test --lib what_a_tracked -- --ignored --nocapture`
