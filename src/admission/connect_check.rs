@@ -284,12 +284,14 @@ impl<W: Waiter> Admission<W> {
             return self.refuse_now(Refusal::QueueFull, client, now);
         }
         let source_lane = client.waits_by_source(&account, now).then(|| client.source.lane_name());
+        let has_priority = source_lane.is_none() && account.account().has_priority();
         let seniority = self.client_history.seniority(client.key, now);
         let &Client { key, hold_until, answer_by, returns, .. } = client;
         let waiting = WaitingClient {
             waiter: waiter(),
             account,
             source_lane,
+            has_priority,
             is_leafnode: client.is_leafnode,
             account_paid,
             came: now,

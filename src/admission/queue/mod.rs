@@ -220,10 +220,13 @@ mod tests {
             is_leafnode: bool,
             waiter: StayingClient,
         ) -> Ticket {
+            let account = self.accounts.enter(&account.into(), Proof::Known, self.start).unwrap();
+            let has_priority = account.account().has_priority();
             let client = WaitingClient {
                 waiter,
-                account: self.accounts.enter(&account.into(), Proof::Known, self.start).unwrap(),
+                account,
                 source_lane: None,
+                has_priority,
                 is_leafnode,
                 account_paid: false,
                 came: self.start,
@@ -278,6 +281,27 @@ mod tests {
         assert!(queue.queue.remove(&first).is_some() && queue.queue.remove(&first).is_none());
         assert_eq!(queue.order().concat(), "X0Y1X1Y2X2Y0A0A1A2A3");
         assert!(queue.queue.is_empty() && queue.queue.remove(&last).is_none());
+    }
+
+    /// A reload changes the priority of an account of which a client waits already.
+    #[test]
+    fn whoever_waits_stays_in_its_class_whatever_priority_its_account_has_by_now() {
+        for (account, is_first) in [("A", false), ("X", true)] {
+            let mut queue = TestQueue::new(&[]);
+            let [ticket, gone] = [0, 1].map(|n| queue.push(account, n, false));
+            queue.push("B", 0, false);
+            let turned = AccountLimits { priority: !is_first, ..AccountLimits::default() };
+            queue.accounts.set_limits(AccountLimits::default(), HashMap::from([(account.into(), turned)]), queue.start);
+            let (next, _) = queue.queue.peek(queue.start, |_| true).expect("somebody may go");
+            assert_eq!((&*next.lane, next.has_priority), (account, is_first));
+            queue.queue.keeps_turn(&next);
+            assert!(queue.queue.find(&next).is_some() && queue.queue.remove(&gone).is_some());
+            let later = queue.push(account, 2, false);
+            assert_eq!(later.has_priority, !is_first, "whoever comes from now on");
+            assert!(queue.queue.remove(&ticket).is_some() && queue.queue.remove(&ticket).is_none());
+            assert!(queue.queue.remove(&later).is_some());
+            assert_eq!(queue.order(), ["B0"]);
+        }
     }
 
     #[test]

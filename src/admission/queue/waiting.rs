@@ -37,6 +37,9 @@ pub struct WaitingClient<W> {
     pub account: AccountSlot,
     /// The lane of its source, where it does not wait in that of its account.
     pub source_lane: Option<Arc<str>>,
+    /// Whether it waits among those who go first. Its place in the queue is there, so this stays as it was when the
+    /// client came, whatever priority a reload gives its account.
+    pub has_priority: bool,
     /// Whether it is a leafnode: it goes before clients.
     pub is_leafnode: bool,
     /// Whether it has taken its token of the account's rate.
@@ -77,7 +80,7 @@ impl<W> WaitingClient<W> {
         let account = self.account.account();
         Ticket {
             lane: Arc::clone(self.lane()),
-            has_priority: self.source_lane.is_none() && account.has_priority(),
+            has_priority: self.has_priority,
             is_leafnode: self.is_leafnode,
             order,
             client: self.client,
