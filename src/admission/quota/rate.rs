@@ -101,6 +101,13 @@ impl RememberedTokens {
     }
 }
 
+/// As far ahead as time is counted, so that nothing overflows that comes on top.
+const LONGEST: u64 = u64::MAX / 2;
+
+fn nanos_of(nanos: u128) -> u64 {
+    u64::try_from(nanos).map_or(LONGEST, |nanos| nanos.min(LONGEST))
+}
+
 /// One token bucket, whose rate may change. Without a rate there is always a token.
 #[derive(Debug)]
 pub struct TokenBucket {
@@ -149,10 +156,14 @@ impl TokenBucket {
         if is_new && let Some((rate, (one_before, burst_before))) = rate.zip(before) {
             let (now, (one, burst)) = (self.nanos(now), self.of_part(rate));
             let _ = self.full_at.fetch_update(Relaxed, Relaxed, |full_at| {
-                let missing = full_at.saturating_sub(now).div_ceil(one_before);
-                let owed = missing.saturating_sub(burst_before);
-                let has = burst_before.saturating_sub(missing).min(burst);
-                Some(now.saturating_add((burst - has + owed) * one))
+                let (missing, full_before) = (full_at.saturating_sub(now), burst_before * one_before);
+                let of_today = |nanos: u64| u128::from(nanos) * u128::from(one);
+                // What there is and what is owed, to a part of a token, and neither to weir's advantage: parts change
+                // with each beat, so what rounding to whole tokens would take away never came back.
+                let has = of_today(full_before.saturating_sub(missing)) / u128::from(one_before);
+                let owed = of_today(missing.saturating_sub(full_before)).div_ceil(u128::from(one_before));
+                let full = u128::from(burst) * u128::from(one);
+                Some(now.saturating_add(nanos_of(full - has.min(full) + owed)))
             });
         }
         is_new
@@ -178,8 +189,8 @@ impl TokenBucket {
     fn keep_missing(&self, before: u64, rate: Rate, now: Instant) {
         let (now, (one, burst)) = (self.nanos(now), self.of_part(rate));
         let _ = self.full_at.fetch_update(Relaxed, Relaxed, |full_at| {
-            let missing = full_at.saturating_sub(now).div_ceil(before);
-            Some(now.saturating_add(missing.min(burst) * one))
+            let missing = u128::from(full_at.saturating_sub(now)) * u128::from(one);
+            Some(now.saturating_add(nanos_of(missing.div_ceil(u128::from(before))).min(burst * one)))
         });
     }
 
@@ -287,6 +298,8 @@ impl TokenBucket {
 
 #[cfg(test)]
 mod tests {
+    use proptest::{collection::vec, prelude::*};
+
     use super::*;
 
     #[test]
@@ -371,6 +384,75 @@ mod tests {
         weirs[2].set_part(1.0, now);
         assert!((0..9).filter(|_| weirs[2].take(now).is_ok()).count() <= 1, "what it had, and no burst");
         assert!(weirs[2].take(now).unwrap_err() <= Duration::from_millis(10), "the whole rate");
+    }
+
+    fn bucket(per_second: u32, burst: u32) -> TokenBucket {
+        let [per_second, burst] = [per_second, burst].map(|n| n.try_into().unwrap());
+        TokenBucket::new(Some(Rate { per_second, burst }))
+    }
+
+    /// How many tokens it has, to a part of one.
+    fn has(tokens: &TokenBucket, now: Instant) -> f64 {
+        let full = tokens.of_part(tokens.rate().unwrap()).1 as f64;
+        tokens.remembered(now).map_or(full, |remembered| remembered.has)
+    }
+
+    /// Weirs tell each other every 100 ms what they want of a rate, and a token takes longer than that.
+    #[test]
+    fn a_part_that_changes_with_each_beat_fills_at_its_mean_rate() {
+        let (mut now, beat) = (Instant::now(), Duration::from_millis(100));
+        let tokens = bucket(10, 10);
+        tokens.set_part(0.05, now);
+        while tokens.take(now).is_ok() {}
+        let mut taken = 0;
+        for n in 0..600 {
+            tokens.set_part(if n % 2 == 0 { 0.07 } else { 0.05 }, now);
+            now += beat;
+            taken += u32::from(tokens.take(now).is_ok());
+        }
+        assert!((34..=36).contains(&taken), "0.6 a second for a minute, and {taken} came");
+    }
+
+    #[test]
+    fn a_rate_that_changes_again_and_again_fills_all_the_same() {
+        let mut now = Instant::now();
+        let rate =
+            |per_second: u32| Some(Rate { per_second: per_second.try_into().unwrap(), burst: 5.try_into().unwrap() });
+        let tokens = bucket(1, 5);
+        (0..5).for_each(|_| tokens.take(now).unwrap());
+        let mut taken = 0;
+        for n in 0..100 {
+            tokens.set_rate(rate(1 + n % 2), now);
+            now += Duration::from_millis(200);
+            taken += u32::from(tokens.take(now).is_ok());
+        }
+        assert!((29..=30).contains(&taken), "1.5 a second for 20 s, and {taken} came");
+    }
+
+    proptest! {
+        /// A change of the part, or of the rate, gives no part of a token, and takes none but what the burst has no
+        /// room for.
+        #[test]
+        fn a_change_neither_gives_nor_takes_a_token(
+            (per_second, burst) in (1..50_u32, 1..50_u32),
+            changes in vec((1..=1_000_000_u32, 0..3000_u64, 0..5_u32), 1..60),
+            to in 1..50_u32,
+        ) {
+            let (mut now, tokens) = (Instant::now(), bucket(per_second, burst));
+            for (part, after, takes) in changes {
+                now += Duration::from_millis(after);
+                (0..takes).for_each(|n| if n == 4 { tokens.charge(now) } else { _ = tokens.take(now) });
+                let before = has(&tokens, now);
+                tokens.set_part(f64::from(part) / 1e6, now);
+                let (is, most) = (has(&tokens, now), tokens.of_part(tokens.rate().unwrap()).1 as f64);
+                prop_assert!(is <= before + 1e-9 && is >= before.min(most) - 1e-6, "{before} and {is} of {most}");
+            }
+            let (before, (_, full)) = (has(&tokens, now), tokens.of_part(tokens.rate().unwrap()));
+            tokens.set_rate(bucket(to, burst).rate(), now);
+            let (is, missing) = (has(&tokens, now), full as f64 - before);
+            let expected = full as f64 - missing.min(full as f64);
+            prop_assert!((is - expected).abs() <= 1e-6, "{before} and {is}");
+        }
     }
 
     #[test]
