@@ -257,6 +257,11 @@ impl Account {
         self.tokens.rate().is_some()
     }
 
+    /// Whether tokens of its rate are missing.
+    pub(super) fn lacks_tokens(&self, now: Instant) -> bool {
+        !self.tokens.is_full(now) || !self.known_tokens.is_full(now)
+    }
+
     /// Takes a token for a new connection; `false` when there is none, and the rate does more than warn. Clients that
     /// are `known` notice nothing of those that are not.
     pub fn take_token(&self, is_known: bool, now: Instant) -> bool {

@@ -27,13 +27,17 @@ use crate::{
     upstream::{ServerId, reconciled_count::ReadingEpoch},
 };
 
-/// An account that nobody uses is forgotten after this, and its token bucket with it; a bucket that matters is full
-/// again by then.
+/// An account that nobody uses is forgotten after this, and its token bucket with it: once that is full again, so that
+/// there is no second burst.
 const FORGET_AFTER: Duration = Duration::from_secs(60);
 
 /// The most accounts that are in use at once or were lately. Clients choose what they claim: beyond it those of
 /// accounts that are neither configured nor known already count for one account together.
 const MOST_ACCOUNTS: usize = 100_000;
+
+/// With more accounts than this, those that nobody uses are forgotten although they lack tokens: the names that clients
+/// make up keep no others out for longer than [`FORGET_AFTER`].
+const MOST_LACKING: usize = MOST_ACCOUNTS / 2;
 
 /// The cluster is asked again for the limit of an account after this: the limit changes with the account's JWT.
 const ASK_AGAIN: Duration = Duration::from_secs(30);
@@ -174,9 +178,11 @@ impl Accounts {
 
     /// Forgets the accounts that nobody uses.
     pub fn sweep(&self, now: Instant) {
+        let may_lack = self.map.len() <= MOST_LACKING;
         self.map.retain(|_, entry| {
-            let keep =
-                entry.account.connections.held() > 0 || now.saturating_duration_since(entry.used_at) < FORGET_AFTER;
+            let keep = entry.account.connections.held() > 0
+                || now.saturating_duration_since(entry.used_at) < FORGET_AFTER
+                || may_lack && entry.account.lacks_tokens(now);
             if let (false, Some(by_key)) = (keep, self.by_key.get()) {
                 by_key.remove(&entry.account);
             }
@@ -452,6 +458,27 @@ mod tests {
         assert!(accounts.enter(&own, Proof::Known, now).is_ok());
     }
 
+    #[test]
+    fn an_account_that_nobody_uses_has_no_second_burst() {
+        let rate = Rate { per_second: NonZeroU32::MIN, burst: 100.try_into().unwrap() };
+        let limits =
+            AccountLimits { quota: Quota { rate: Some(rate), ..Quota::default() }, ..AccountLimits::default() };
+        let (accounts, began) = (Accounts::new(limits, HashMap::new(), Arc::default()), Instant::now());
+        let second = Duration::from_secs(1);
+        // Of the two buckets one alone may lack tokens.
+        for proof in [Proof::Known, Proof::Missing(claim(1))] {
+            let burst = |now| {
+                let slot = accounts.enter(&"A".into(), proof, now).unwrap();
+                (0..200).filter(|_| slot.take_token(now)).count()
+            };
+            assert_eq!(burst(began), 100);
+            (1..=64).for_each(|n| accounts.sweep(began + n * second));
+            assert_eq!(burst(began + 64 * second), 64);
+            accounts.sweep(began + 164 * second);
+            assert_eq!(accounts.map.len(), 0, "it is full again");
+        }
+    }
+
     fn claim(n: u64) -> Claim {
         let source = std::net::IpAddr::from([192, 0, 2, 1]).into();
         Claim { source, credential: crate::identity::CredentialKey::from_raw(n) }
@@ -516,6 +543,20 @@ mod tests {
         real.session_began();
         assert_eq!(accounts.to_count(1, now)[0].0, "A7".into(), "it has a session");
         drop((made_up, real));
+        accounts.sweep(now + FORGET_AFTER);
+        assert!(accounts.map.is_empty());
+    }
+
+    #[test]
+    fn made_up_accounts_that_lack_tokens_keep_no_other_out() {
+        let rate = Rate { per_second: NonZeroU32::MIN, burst: 1000.try_into().unwrap() };
+        let limits =
+            AccountLimits { quota: Quota { rate: Some(rate), ..Quota::default() }, ..AccountLimits::default() };
+        let (accounts, now) = (Accounts::new(limits, HashMap::new(), Arc::default()), Instant::now());
+        for n in 0..MOST_ACCOUNTS {
+            let slot = accounts.enter(&format!("A{n}").into(), Proof::Missing(claim(1)), now).unwrap();
+            (0..70).for_each(|_| assert!(slot.take_token(now)));
+        }
         accounts.sweep(now + FORGET_AFTER);
         assert!(accounts.map.is_empty());
     }
