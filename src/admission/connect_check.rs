@@ -351,8 +351,8 @@ impl<W: Waiter> Admission<W> {
         slot
     }
 
-    /// Takes what an admission needs: a token of the account's rate, a handshake of the account, a server's slot, a
-    /// token of the pace.
+    /// Takes what an admission needs: a token of the account's rate unless the client has paid, a handshake of the
+    /// account, a server's slot, a token of the pace.
     pub(super) fn try_admit(
         &self,
         account: &mut AccountSlot,
@@ -363,10 +363,10 @@ impl<W: Waiter> Admission<W> {
         if !account.take_places(now) {
             return Err(Blocked::Lease(account.waits_for().unwrap_or(Refusal::AccountQuota)));
         }
-        if !account.take_token(now) {
+        *account_paid = *account_paid || account.take_token(now);
+        if !*account_paid {
             return Err(Blocked::AccountRate);
         }
-        *account_paid = true;
         if !account.begin_handshake() {
             return Err(Blocked::NotYet);
         }
@@ -441,5 +441,61 @@ impl<W: Waiter> Admission<W> {
             return now;
         }
         answer_at(Situation::Refused(reason), Return::Unknown, until, self.refusal_spread(), now, rng).0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{num::NonZeroU32, time::Duration};
+
+    use super::*;
+    use crate::admission::{
+        AccountLimits, Params, Quota, Rate,
+        fairness::{unknown_servers, wide_open},
+    };
+
+    struct StayingClient;
+
+    impl Waiter for StayingClient {
+        fn has_left(&self) -> bool {
+            false
+        }
+    }
+
+    /// Its account has a handshake under way already, and may have one.
+    #[test]
+    fn a_client_that_weir_moves_pays_once_also_where_it_has_to_wait() {
+        let rate = Rate { per_second: NonZeroU32::MIN, burst: 3.try_into().unwrap() };
+        let quota = Quota { rate: Some(rate), ..Quota::default() };
+        let limits = AccountLimits { quota, max_handshakes: NonZeroU32::new(1), ..AccountLimits::default() };
+        let servers = unknown_servers(1);
+        let server = servers.iter().next().unwrap();
+        let admission = Admission::new(&Params { default_account: limits, ..wide_open() }, servers);
+        let (mut rng, now) = (fastrand::Rng::with_seed(7), Instant::now());
+        let moved = ClientKey::from_raw(2);
+        let mut come = |key| {
+            let client = Client {
+                account: "A".into(),
+                key,
+                names_its_account: false,
+                is_leafnode: false,
+                source: Source::NOWHERE,
+                proof: Proof::Known,
+                may_use_reserve: false,
+                would_refuse: None,
+                quota_identity: QuotaIdentity::default(),
+                hold_until: now + Duration::from_secs(5),
+                answer_by: now + Duration::from_secs(6),
+                returns: Return::Unknown,
+            };
+            admission.at_connect(client, now, &mut rng, || StayingClient)
+        };
+        let first = come(ClientKey::from_raw(1));
+        assert!(matches!(first, Verdict::Admit(_)));
+        let kept = admission.moving().expect(moved, Slot::promise(&server, now).unwrap());
+        assert!(matches!(come(moved), Verdict::Hold { .. }));
+        let account = admission.accounts.find(&"A".into()).unwrap();
+        assert!(account.take_token(true, now) && !account.take_token(true, now), "one of three is left");
+        drop(kept);
     }
 }
