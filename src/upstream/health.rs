@@ -148,11 +148,12 @@ impl Health {
         Some(pause)
     }
 
-    /// The server's own start time has changed: it is another process now, so a trial is due at once.
+    /// The server's own start time has changed: it is another process now, so a trial is due at once, also where one is
+    /// under way: it is with the process before, or its client has left.
     pub fn restarted(&mut self, now: Instant) {
         self.streak = 0;
-        if let State::Ejected { until } = &mut self.state {
-            *until = now;
+        if !matches!(self.state, State::Up) {
+            self.state = State::Ejected { until: now };
         }
     }
 
@@ -282,6 +283,13 @@ mod tests {
         }
         health.restarted(now);
         assert_eq!(health.status(now), HealthStatus::TrialDue);
+        health.trial_began(now);
+        assert_eq!(health.status(now), HealthStatus::Ejected, "its client may have left");
+        health.restarted(now);
+        assert_eq!(health.status(now), HealthStatus::TrialDue);
+        health.answered();
+        health.restarted(now);
+        assert_eq!(health.status(now), HealthStatus::Up);
     }
 
     #[test]
