@@ -49,6 +49,21 @@ impl Meter {
         }
     }
 
+    /// Changes the rate. Where it rises, newcomers come behind as many tokens as are promised, but at the new rate. The
+    /// clients that were promised those keep the moments that they were told, so until the last of these at most the
+    /// tokens of both rates are given: burst and tokens of the new one, and what was promised at the old one.
+    fn set_rate(&mut self, rate: Rate, now: Instant) {
+        let before = self.tokens.each();
+        self.tokens.set_rate(Some(rate), now);
+        let after = self.tokens.each();
+        if after < before
+            && let Some(until) = self.promised.empty_at(now)
+        {
+            let left = (until - now).mul_f64(after.as_secs_f64() / before.as_secs_f64());
+            self.promised = LeakyBucket::until(now + left);
+        }
+    }
+
     /// One with as many tokens, and as many promised.
     fn copy(&self) -> Self {
         Self { tokens: self.tokens.copy(), promised: self.promised }
@@ -104,12 +119,12 @@ impl Entry {
         match quota.rate {
             None => (self.all, self.known) = (None, None),
             Some(rate) => {
-                match &self.all {
-                    Some(all) => all.tokens.set_rate(Some(rate), now),
+                match &mut self.all {
+                    Some(all) => all.set_rate(rate, now),
                     None => self.all = Some(Meter::new(rate)),
                 }
-                if let Some(known) = &self.known {
-                    known.tokens.set_rate(Some(rate), now);
+                if let Some(known) = &mut self.known {
+                    known.set_rate(rate, now);
                 }
             }
         }
@@ -414,6 +429,24 @@ mod tests {
         // Once the promises are kept, a new client finds the tokens that there are.
         let (_fifth, at) = enter(began + 5 * SECOND / 2, SECOND).unwrap();
         assert_eq!(at, None);
+    }
+
+    /// A reload raises the rate while sixteen clients wait for tokens that were promised at the old one.
+    #[test]
+    fn a_raised_rate_leaves_nobody_behind_what_was_promised_at_the_old_one() {
+        for proof in [Proof::Known, claim(1)] {
+            let (by_key, now) = (Arc::new(QuotaByKey::default()), Instant::now());
+            let enter = |quota, longest: u32| {
+                let entered = by_key.enter_by(7, quota, proof, (now, now + longest * SECOND), None, |_| {});
+                entered.map(|(slot, at)| (slot, at.map(|at| at - now)))
+            };
+            let mut slots: Vec<_> = (0..16).map(|_| enter(rate(1, 1), 20).unwrap()).collect();
+            assert_eq!(slots[15].1, Some(15 * SECOND));
+            slots.push(enter(rate(1000, 1), 1).expect("it comes soon"));
+            assert_eq!(slots[16].1, Some(Duration::from_millis(16)), "behind fifteen others");
+            slots.push(enter(rate(1, 1), 20).unwrap());
+            assert_eq!(slots[17].1, Some(Duration::from_millis(1016)), "a lower rate is that of tokens to come");
+        }
     }
 
     #[test]
