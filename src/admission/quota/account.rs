@@ -285,9 +285,15 @@ impl Account {
         has || warn_only
     }
 
-    /// A server has let a client in that had no token of those who are known.
-    pub fn charge(&self, now: Instant) {
+    /// A server has let a client in that had a token, but none of those who are known.
+    fn charge_known(&self, now: Instant) {
         self.known_tokens.charge(now);
+    }
+
+    /// A server has let a client in that had no token at all: another account was thought to be its own.
+    pub fn charge(&self, now: Instant) {
+        self.tokens.charge(now);
+        self.charge_known(now);
     }
 
     /// Takes a connection slot.
@@ -503,7 +509,7 @@ impl AccountSlot {
         self.prove_leafnode(now)?;
         if let Some(claim) = self.claim.take() {
             let account = &self.account;
-            account.charge(now);
+            account.charge_known(now);
             if self.lease.is_some() || !self.is_bounded() {
                 account.unproven.prove(*claim, |_| ());
                 return self.other_quotas.prove(now);

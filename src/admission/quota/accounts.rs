@@ -528,6 +528,18 @@ mod tests {
     }
 
     #[test]
+    fn a_login_whose_account_a_server_names_counts_for_all() {
+        let rate = Rate { per_second: NonZeroU32::MIN, burst: 3.try_into().unwrap() };
+        let limits =
+            AccountLimits { quota: Quota { rate: Some(rate), ..Quota::default() }, ..AccountLimits::default() };
+        let (accounts, now) = (Accounts::new(limits, HashMap::new(), Arc::default()), Instant::now());
+        let enter = |proof| accounts.enter(&"A".into(), proof, now).unwrap();
+        let [named, known, stranger] = [Proof::Known, Proof::Known, Proof::Missing(claim(1))].map(enter);
+        (0..3).for_each(|_| named.account().charge(now));
+        assert!(!known.take_token(now) && !stranger.take_token(now));
+    }
+
+    #[test]
     fn made_up_accounts_are_bounded_and_displace_no_real_one() {
         let two =
             AccountLimits { quota: Quota { max_connections: Some(2), ..Quota::default() }, ..AccountLimits::default() };
