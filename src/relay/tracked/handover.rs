@@ -195,9 +195,9 @@ impl Handover {
             ServerOperation::Err { line, .. } if stays => Ok(line.len()),
             ServerOperation::Err { .. } => Err(Not("the other server refuses what its own allows")),
             ServerOperation::Line(line) => {
-                if let ServerLine::Info(json) = server_line(line)
+                if !stays
+                    && let ServerLine::Info(json) = server_line(line)
                     && let Some(info) = side.info_of(&self.server, json)
-                    && !stays
                 {
                     if info.ldm() {
                         return Err(Not("the other server shuts down"));
