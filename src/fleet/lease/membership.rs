@@ -250,6 +250,8 @@ pub(super) struct Sight {
     expected: u64,
     /// A deletion is under way: when it is done, all terms up to this have ended.
     ends: Option<u32>,
+    /// A record had a lease of it.
+    had_lease: bool,
 }
 
 /// What is known of the term of a lease.
@@ -297,10 +299,13 @@ impl Sights {
         std::mem::take(&mut self.has_changed)
     }
 
-    /// Looks at a holder from now on, if there is room.
+    /// Looks at a holder from now on, if there is room: processes that have ended, and had no lease, make room.
     fn of(&mut self, holder: &Holder, now: Instant) -> Option<&mut Sight> {
         if !self.all.contains_key(holder) && self.all.len() >= MOST {
-            return None;
+            let has_ended =
+                self.all.iter().filter(|(_, sight)| sight.term.is_none() && sight.ends.is_none() && !sight.had_lease);
+            let oldest = has_ended.min_by_key(|(_, sight)| sight.seen_at)?.0.clone();
+            self.all.remove(&oldest);
         }
         Some(self.all.entry(holder.clone()).or_insert_with(|| Sight {
             revisions: [0; 2],
@@ -311,11 +316,16 @@ impl Sights {
             ended: (0, now),
             expected: 0,
             ends: None,
+            had_lease: false,
         }))
     }
 
     /// The bucket has, or had, this value; `None`: a marker of deletion.
     pub fn seen(&mut self, now: Instant, holder: &Holder, revision: u64, value: Option<&[u8]>) {
+        // Servers before 2.11 keep the marks of all processes that ever were: those take no room from any that lives.
+        if value.is_none() && self.all.len() >= MOST && !self.all.contains_key(holder) {
+            return;
+        }
         let Some(sight) = self.of(holder, now) else { return };
         let ended = sight.ended.0;
         sight.is_seen(now, revision, value);
@@ -324,7 +334,9 @@ impl Sights {
 
     /// A lease of this holder stands in a record.
     pub fn has_lease(&mut self, now: Instant, holder: &Holder) {
-        self.of(holder, now);
+        if let Some(sight) = self.of(holder, now) {
+            sight.had_lease = true;
+        }
     }
 
     /// Whether the bucket has shown that this process is or was a weir of the fleet.
@@ -490,6 +502,23 @@ mod tests {
         assert_eq!(to_end(3999), None);
         assert_eq!(to_end(4000), Some((holder, What::Delete { expected: 7 })));
         assert_eq!(to_end(9000), None, "it is under way");
+    }
+
+    #[test]
+    fn processes_that_have_ended_take_no_room_from_those_that_live() {
+        let (now, mut sights) = (Instant::now(), Sights::default());
+        let holder = |run: u32| Holder::parse(&format!("w.{run:016x}")).unwrap();
+        for run in 0..2 * MOST as u32 {
+            sights.seen(now, &holder(run), u64::from(run) + 1, None);
+        }
+        let living = holder(1_000_000);
+        sights.seen(now, &living, 10_000, Some(&Membership::new(1).encode()));
+        assert!(sights.knows(&living) && sights.live().eq([&living]) && sights.all.len() == MOST);
+        // Those that live make room for nobody.
+        for run in 0..2 * MOST as u32 {
+            sights.seen(now, &holder(2_000_000 + run), 20_000, Some(&Membership::new(1).encode()));
+        }
+        assert!(sights.knows(&living) && sights.all.len() == MOST && sights.live().count() == MOST);
     }
 
     #[test]
