@@ -142,10 +142,12 @@ fn permissions_of(config: &Config) -> String {
     let Some(fleet) = &config.fleet else { return String::new() };
     let subjects = Subjects::of(&fleet.name);
     let list = |verb: &str, all: Vec<String>| format!("#   {verb}: [{}]\n", all.join(", "));
+    let has_leases = fleet.quota == SharedBy::Lease;
+    let first = if has_leases { "three" } else { "two" };
     format!(
-        "\n# The login of [fleet] needs these permissions, and no other user of its account should have the first two \
-         to publish:\n{}{}",
-        list("publish", subjects.to_publish(fleet.quota == SharedBy::Lease)),
+        "\n# The login of [fleet] needs these permissions, and no other user of its account should have the first \
+         {first} to publish:\n{}{}",
+        list("publish", subjects.to_publish(has_leases)),
         list("subscribe", subjects.to_subscribe())
     )
 }

@@ -62,7 +62,7 @@ impl Connection {
         let (pauses, events) = (Arc::clone(&health), Arc::clone(&health));
         let options = options?
             .name("weir fleet")
-            // Whoever may use the subjects of the fleet may hear the answers: the login needs no other permission.
+            // Apart from those of all other clients: whoever else may publish there answers in others' place.
             .custom_inbox_prefix(subjects.inboxes())
             .request_timeout(None)
             .connection_timeout(CONNECT_TIMEOUT)
@@ -250,10 +250,10 @@ fn is_violation(words: &str) -> bool {
 fn denied(words: &str) -> String {
     let subject = words.split('"').nth(1).unwrap_or_default();
     let verb = if words.to_ascii_lowercase().contains("subscription") { "subscribe to" } else { "publish to" };
-    let random = [".re.", ".is.", "$JS.API.CONSUMER.CREATE.", "$JS.API.CONSUMER.DELETE.", "$JS.FC."];
+    let random = [".is.", "_INBOX_weir-fleet-", "$JS.API.CONSUMER.CREATE.", "$JS.API.CONSUMER.DELETE.", "$JS.FC."];
     let known = random.iter().find_map(|part| {
         let at = subject.find(part)? + part.len();
-        let name = if part.starts_with("$JS") { subject[at..].split('.').next()? } else { "" };
+        let name = if part == &".is." { "" } else { subject[at..].split('.').next()? };
         let dot = if name.is_empty() { "" } else { "." };
         Some(format!("{}{name}{dot}>", &subject[..at]))
     });
@@ -288,8 +288,8 @@ mod tests {
             ("Permissions Violation for Publish to \"weir.fleet.edge.beat\"", "publish to weir.fleet.edge.beat"),
             ("Permissions Violation for Subscription to \"weir.fleet.edge.bye\"", "subscribe to weir.fleet.edge.bye"),
             (
-                "Permissions Violation for Subscription to \"weir.fleet.edge.re.Q1w2.*\"",
-                "subscribe to weir.fleet.edge.re.>",
+                "Permissions Violation for Subscription to \"_INBOX_weir-fleet-edge.Q1w2.*\"",
+                "subscribe to _INBOX_weir-fleet-edge.>",
             ),
             (
                 "Permissions Violation for Publish to \"$JS.API.CONSUMER.CREATE.KV_weir-fleet-edge.x1.$KV\"",

@@ -29,9 +29,10 @@ impl Subjects {
         format!("weir.fleet.{}.is.{holder}", self.name)
     }
 
-    /// What inboxes begin with.
+    /// What inboxes begin with: where JetStream, the servers and other weirs answer. Not one of the subjects of beats,
+    /// so that who may publish beats, and hears what weirs ask, cannot answer for them.
     pub fn inboxes(&self) -> String {
-        format!("weir.fleet.{}.re", self.name)
+        format!("_INBOX_weir-fleet-{}", self.name)
     }
 
     /// The bucket of the leases.
@@ -51,7 +52,7 @@ impl Subjects {
 
     /// What a login needs to publish to: all that weir ever publishes to, and nothing else.
     pub fn to_publish(&self, has_leases: bool) -> Vec<String> {
-        let mut all = vec![format!("weir.fleet.{}.>", self.name)];
+        let mut all = self.to_subscribe();
         if has_leases {
             let (bucket, stream) = (self.bucket(), self.stream());
             all.extend([
@@ -70,6 +71,6 @@ impl Subjects {
 
     /// What a login needs to subscribe to.
     pub fn to_subscribe(&self) -> Vec<String> {
-        vec![format!("weir.fleet.{}.>", self.name)]
+        vec![format!("weir.fleet.{}.>", self.name), format!("{}.>", self.inboxes())]
     }
 }

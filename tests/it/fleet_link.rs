@@ -104,12 +104,12 @@ async fn without_its_login_or_its_servers_weir_serves() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn check_says_which_permission_is_missing() {
     let right = concat!(
-        ", permissions: {publish: [\"weir.fleet.edge.>\", \"$KV.weir-fleet-edge.>\", ",
+        ", permissions: {publish: [\"weir.fleet.edge.>\", \"_INBOX_weir-fleet-edge.>\", \"$KV.weir-fleet-edge.>\", ",
         "\"$JS.API.STREAM.INFO.KV_weir-fleet-edge\", \"$JS.API.STREAM.CREATE.KV_weir-fleet-edge\", ",
         "\"$JS.API.STREAM.MSG.GET.KV_weir-fleet-edge\", \"$JS.API.CONSUMER.CREATE.KV_weir-fleet-edge\", ",
         "\"$JS.API.CONSUMER.CREATE.KV_weir-fleet-edge.>\", ",
         "\"$JS.API.CONSUMER.DELETE.KV_weir-fleet-edge.>\", \"$JS.FC.KV_weir-fleet-edge.>\"], ",
-        "subscribe: [\"weir.fleet.edge.>\"]}"
+        "subscribe: [\"weir.fleet.edge.>\", \"_INBOX_weir-fleet-edge.>\"]}"
     );
     let start = async |permissions: &str| {
         let extra = servers_with(permissions);
@@ -127,7 +127,7 @@ async fn check_says_which_permission_is_missing() {
         "fleet.user: it may not publish to $KV.weir-fleet-edge.weir-check; let it publish to $KV.weir-fleet-edge.>";
     assert!(said[0].contains(all), "{said:?}");
 
-    let (_server, weir) = start(&right.replace("subscribe: [\"weir.fleet.edge.>\"]", "subscribe: [\"a\"]")).await;
+    let (_server, weir) = start(&right.replace("subscribe: [\"weir.fleet.edge.>\"", "subscribe: [\"a\"")).await;
     let (code, said) = check(&weir).await;
     assert!(code == 1 && said.iter().any(|line| line.contains("it may not subscribe to weir.fleet.edge.")), "{said:?}");
 

@@ -2,7 +2,13 @@
 //! exceeded, no server opened beyond its limit, nobody led away, weirs stay as large as they were, and all is well once
 //! the stranger is gone.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
 
 use async_nats::{Client, ConnectOptions};
 use futures::StreamExt;
@@ -184,4 +190,64 @@ async fn who_forges_what_weirs_say_exceeds_no_quota_and_no_limit() {
         assert!((1..=3).contains(&told.len()), "{told:#?}");
         assert!(!log.contains("panic") && !log.contains("ghost-"), "{log}");
     }
+}
+
+/// Answers at one server in the place of the bucket, whose server is gone, and of weirs that are asked whether they are
+/// there: what they write is stored, it says, and there is nothing to read.
+async fn answers(server: String, info: Value, last: Arc<AtomicU64>) {
+    let options = ConnectOptions::with_user_and_password("weir-9".into(), "fl33t-9-s3cret".into());
+    let client = options.connect(server).await.expect("a stranger who is let in");
+    let heard = ["$KV.weir-fleet-edge.>", "$JS.API.STREAM.>", "weir.fleet.edge.is.>"];
+    let heard = heard.map(|subject| client.subscribe(subject));
+    let mut heard = futures::stream::select_all(futures::future::try_join_all(heard).await.expect("subscribed"));
+    while let Some(message) = heard.next().await {
+        let Some(reply) = message.reply else { continue };
+        let answer = match &*message.subject {
+            subject if subject.starts_with("$KV") => {
+                json!({ "stream": "KV_weir-fleet-edge", "seq": last.fetch_add(1, Relaxed) })
+            }
+            subject if subject.contains(".INFO.") => info.clone(),
+            _ => json!({ "error": { "code": 404, "err_code": 10037, "description": "no message found" } }),
+        };
+        client.publish(reply, answer.to_string().into()).await.expect("published");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_hears_what_weirs_ask_cannot_answer_for_the_bucket() {
+    // It may do all that strangers are not to be kept from.
+    let denied = "[\"$KV.weir-fleet-edge.>\", \"$JS.API.>\", \"_INBOX_weir-fleet-edge.>\"]";
+    let kept = format!("fl33t-9-s3cret, permissions: {{publish: {{deny: {denied}}}}}");
+    let accounts = fleet::accounts("ORDERS { users: [{user: o, password: o}] }").replace("fl33t-9-s3cret", &kept);
+    let mut cluster = Cluster::start(3, |server| server.jetstream().with(&accounts)).await;
+    cluster.has_jetstream().await;
+    let of_all = WeirConfig::of(&cluster).account("ORDERS", &format!("users = [\"o\"]\nmax_connections = {QUOTA}"));
+    let fleet = Fleet::start_each((1..=2).map(|n| fleet::config_with(&of_all, n, "replicas = 1"))).await;
+    let first = Crowd::spread(&fleet.addresses(), 4, Habit::NATS_GO, |_| orders());
+    first.settles_at(4).await;
+    let client = stranger(&cluster).await;
+    let asked = client.request("$JS.API.STREAM.INFO.KV_weir-fleet-edge", "".into());
+    let info: Value = serde_json::from_slice(&asked.await.expect("an answer").payload).expect("of the stream");
+
+    let lost = cluster.servers.iter().position(|server| info["cluster"]["leader"] == server.name).expect("it has one");
+    cluster.servers[lost].kill9();
+    let last = Arc::new(AtomicU64::new(1_000_000));
+    let others = cluster.servers.iter().enumerate().filter(|(n, _)| *n != lost);
+    let strangers: Vec<_> = others
+        .map(|(_, server)| tokio::spawn(answers(server.address.clone(), info.clone(), Arc::clone(&last))))
+        .collect();
+    let crowd = Crowd::spread(&fleet.addresses(), 60, Habit::NATS_GO, |_| orders());
+    let is_answered = async || if last.load(Relaxed) > 1_000_001 { Ok(()) } else { Err(last.load(Relaxed)) };
+    eventually(PATIENCE, "the stranger hears what weirs write", is_answered).await;
+    let all_in = async || match first.connected() + crowd.connected() {
+        QUOTA.. => Ok(()),
+        now => Err(now),
+    };
+    eventually(PATIENCE, "the quota is used, by the parts of it that weirs have without the bucket", all_in).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let history = History::of(&cluster, "ORDERS").await;
+    assert!(history.most() <= QUOTA as i64, "{} of {QUOTA} at once", history.most());
+    strangers.iter().for_each(tokio::task::JoinHandle::abort);
+    first.end().await;
+    crowd.end().await;
 }
