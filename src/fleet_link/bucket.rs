@@ -124,6 +124,11 @@ impl Bucket {
         self.stream.cached_info().created.unix_timestamp_nanos()
     }
 
+    /// The revision of its last write when it was opened.
+    pub fn last_revision(&self) -> u64 {
+        self.stream.cached_info().state.last_sequence
+    }
+
     /// Copies of it.
     pub fn replicas(&self) -> usize {
         self.stream.cached_info().config.num_replicas

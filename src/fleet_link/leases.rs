@@ -20,7 +20,7 @@ use crate::{
         lease::{
             Answer, LeaseKey, Operation, Place, What,
             allowance::Allowance,
-            ledger::LOOK_EVERY,
+            ledger::{LOOK_EVERY, Ledger},
             record::Membership,
             surroundings::{Settings, Surroundings},
         },
@@ -84,10 +84,9 @@ async fn keep_bucket(link: &FleetLink, wishes: Wishes, found: &watch::Sender<Fou
         }
         match Bucket::open(&link.connection, &link.subjects, wishes.replicas, wishes.servers).await {
             Ok(bucket) => {
-                let now = timer::now();
-                if made_at.replace(bucket.made_at()).is_some_and(|before| before != bucket.made_at()) {
-                    warn!("the bucket of the fleet is another one: weir takes its leases anew");
-                    link.fleet.ledger().forget_bucket(now);
+                let is_other = made_at.replace(bucket.made_at()).is_some_and(|before| before != bucket.made_at());
+                if is_other || bucket.last_revision() < link.fleet.ledger().newest() {
+                    forget_bucket(&mut link.fleet.ledger());
                 }
                 tell_of_copies(&bucket, wishes);
                 let watched = bucket.watch().await;
@@ -116,6 +115,11 @@ async fn keep_bucket(link: &FleetLink, wishes: Wishes, found: &watch::Sender<Fou
         sleep(pause.mul_f64(0.75 + 0.5 * fastrand::f64())).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
+}
+
+fn forget_bucket(ledger: &mut Ledger) {
+    warn!("the bucket of the fleet is another one, or has gone back: weir takes its leases anew");
+    ledger.forget_bucket(timer::now());
 }
 
 /// Says where the bucket is not kept as it is configured.
@@ -178,6 +182,11 @@ async fn drive(link: &FleetLink, shared: &Shared, wishes: Wishes, mut found: wat
             // One that drains leads nobody to itself.
             let is_draining = shared.admission.is_draining();
             ledger.advertise(if is_draining { Arc::default() } else { shared.advertised_info.own_addresses() });
+            if ledger.has_gone_back() {
+                forget_bucket(&mut ledger);
+                // It has to be watched anew.
+                lost.notify_one();
+            }
             (ledger.next(timer::now()), ledger.take_invalid())
         };
         for (key, err) in invalid {

@@ -15,6 +15,8 @@ mod cost;
 mod counts;
 mod due;
 mod looks;
+mod recovery;
+mod remains;
 mod shown;
 mod split;
 mod takeover;
@@ -37,11 +39,12 @@ use crate::fleet::{
         book::LeaseBook,
         ledger::{
             due::{Due, Quotas, Terms},
+            recovery::Recovery,
             split::Split,
         },
         membership::{Change, OwnMembership, Sights, Status},
         quota::{Moment, SharedQuota},
-        reclaim::{Connections, Reading, SETTLE_OF_SERVERS, Whereabouts, left},
+        reclaim::{Connections, Reading, SETTLE_OF_SERVERS},
         record::{Entry, InvalidValue, MOST_TOLD, Membership, Record},
         surroundings::{Settings, Surroundings},
     },
@@ -128,6 +131,13 @@ pub struct Ledger {
     serial: u64,
     rng: fastrand::Rng,
     invalid: Vec<(LeaseKey, InvalidValue)>,
+    /// The highest revision that was seen.
+    newest: u64,
+    /// The bucket has shown an older revision than it had before.
+    has_gone_back: bool,
+    recovery: Option<Recovery>,
+    /// Whether leases may not rise, at the last look.
+    is_recovering: bool,
     /// Those at which clients reach this weir, for the other weirs.
     addresses: Arc<Addresses>,
 }
@@ -165,6 +175,10 @@ impl Ledger {
             serial: 0,
             rng,
             invalid: Vec::new(),
+            newest: 0,
+            has_gone_back: false,
+            recovery: None,
+            is_recovering: false,
             addresses: Arc::default(),
         }
     }
@@ -252,6 +266,7 @@ impl Ledger {
 
     /// The bucket has, or had, this value: from a watch, in any order. `None` is a marker of deletion.
     pub fn seen(&mut self, now: Instant, place: &Place, revision: u64, value: Option<&[u8]>) {
+        self.newest = self.newest.max(revision);
         match place {
             Place::Member(holder) if *holder == self.me => {}
             Place::Member(holder) => self.sights.seen(now, holder, revision, value),
@@ -269,19 +284,6 @@ impl Ledger {
                 self.has_changed(*key);
             }
         }
-    }
-
-    /// The bucket was deleted, or is another one: nothing that was known of it holds.
-    pub fn forget_bucket(&mut self, now: Instant) {
-        let change = self.own.forget_bucket(now);
-        self.change(change);
-        self.sights.forget_bucket();
-        self.under_way.clear();
-        self.own_under_way = false;
-        self.quotas.values_mut().for_each(|quota| quota.forget_bucket(now));
-        self.terms.clear();
-        self.ended.clear();
-        self.due.all();
     }
 
     /// This weir leaves: what it does not hold is handed back from now on, and so is the rest as its sessions end.
@@ -431,7 +433,20 @@ impl Ledger {
                 _ => 0,
             };
             let awake_since = self.own.awake_since();
-            let moment = Moment { now, awake_since, me, heard, term, live, absent, is_first, silent_since, is_leaving };
+            let was_lost = self.is_recovering;
+            let moment = Moment {
+                now,
+                awake_since,
+                me,
+                heard,
+                term,
+                live,
+                absent,
+                is_first,
+                silent_since,
+                is_leaving,
+                was_lost,
+            };
             let is_ended = |holder: &Holder, entry: &Entry| has_ended && self.is_ended(holder, entry);
             let is_read = Cell::new(false);
             let reclaim = |quota: &SharedQuota, record: &mut Record| {
@@ -457,77 +472,6 @@ impl Ledger {
         }
     }
 
-    /// Takes back what ended terms have left in a record. Returns whether anything was.
-    fn reclaim(
-        &self,
-        now: Instant,
-        key: LeaseKey,
-        quota: &SharedQuota,
-        counted: Option<u32>,
-        record: &mut Record,
-    ) -> bool {
-        let mut is_changed = false;
-        let has_counts = match key.kind {
-            of::Kind::Account => self.settings.has_counts,
-            of::Kind::Server => self.settings.has_readings,
-            // Servers count these for nobody.
-            of::Kind::User | of::Kind::Name | of::Kind::Leafnodes => false,
-        };
-        let (is_past_known, mut left_by_gone) = (quota.knows_past(now), 0_u32);
-        record.l.retain(|holder, entry| {
-            if *holder == self.me {
-                return true;
-            }
-            let (whereabouts, is_settled) = match self.sights.status(holder, entry) {
-                Status::Lives => return true,
-                Status::Left => (Whereabouts::Left, true),
-                Status::Ended(since) => {
-                    let gone = self.connections.gone_since(holder);
-                    let whereabouts = match gone {
-                        Some(gone) => Whereabouts::Gone(now.saturating_duration_since(gone)),
-                        None if self.connections.responds(holder) => Whereabouts::Connected,
-                        None => Whereabouts::Unknown,
-                    };
-                    // As long as its connection was there it had its floor, and may have used it.
-                    let began = gone.map_or(since, |gone| since.max(gone)) + self.settle(key);
-                    (whereabouts, quota.reading.is_some_and(|reading| reading.began >= began))
-                }
-            };
-            let counted = counted.filter(|_| is_settled);
-            if is_past_known && counted.is_some() && matches!(whereabouts, Whereabouts::Gone(_)) {
-                (left_by_gone, is_changed) = (left_by_gone.saturating_add(entry.n), true);
-                return false;
-            }
-            let left = left(entry, whereabouts, counted, has_counts);
-            is_changed |= left < entry.n || left == 0;
-            entry.n = left;
-            left > 0
-        });
-        // Whichever of them the rest is of, and whether it came through them at all: readings tell when it goes.
-        record.past = record.past.saturating_add(left_by_gone.min(counted.unwrap_or_default()));
-        is_changed
-    }
-
-    /// How many connections the servers may have had that are neither of weirs that live nor past weir; `None` while
-    /// not all have told.
-    fn left_of(&self, now: Instant, key: LeaseKey, quota: &SharedQuota) -> Option<u32> {
-        let reading = quota.reading.filter(|reading| reading.began > quota.past_changed_at)?;
-        let own = quota.samples.as_ref().and_then(|samples| samples.least_since(reading.began));
-        // What a weir has beyond its lease is in the record as past weir, and would be taken off twice.
-        let own_lease = quota.record.l.get(&self.me).map_or(0, |entry| entry.n);
-        let mut of_live = own.unwrap_or_default().min(own_lease);
-        let others = quota.record.l.iter().filter(|(holder, _)| **holder != self.me);
-        for (holder, entry) in others.filter(|(holder, entry)| !self.is_ended(holder, entry)) {
-            let told = reading.after.and_then(|after| self.sights.told(now, holder, key, reading.began, after));
-            match told {
-                Some(told) => of_live = of_live.saturating_add(told.min(entry.n)),
-                None if now.saturating_duration_since(reading.ended) < NOT_TOLD => return None,
-                None => {}
-            }
-        }
-        Some(reading.connections.saturating_sub(of_live.saturating_add(quota.record.past)))
-    }
-
     fn change(&mut self, change: Change) {
         match change {
             Change::None => {}
@@ -542,10 +486,14 @@ impl Ledger {
     /// What became of an operation. Answers that come too late are ignored.
     pub fn answered(&mut self, now: Instant, serial: u64, answer: &Answer) {
         let Some(UnderWay { place, sent, kind }) = self.under_way.remove(&serial) else { return };
+        if let Answer::Stored { revision } = answer {
+            self.newest = self.newest.max(*revision);
+        }
         match (place, kind) {
             (Place::Member(holder), Kind::Ask) => self.connections.answered(now, &holder, answer),
             (Place::Member(holder), _) if holder == self.me => {
                 self.own_under_way = false;
+                self.has_gone_back |= self.own.is_older(answer);
                 let change = self.own.answered(sent, now, answer);
                 self.change(change);
                 if self.says_bye && matches!(answer, Answer::Stored { .. }) {
@@ -569,11 +517,14 @@ impl Ledger {
             Answer::Stored { revision } => quota.stored(now, &self.me, term, *revision),
             Answer::Found { revision, value } => {
                 quota.not_done();
+                self.has_gone_back |= quota.is_older(*revision);
                 self.seen(now, &Place::Leases(key), *revision, Some(value));
             }
             Answer::Absent { revision } => {
                 quota.not_done();
-                quota.is_absent(now, &self.me, *revision);
+                if quota.is_absent(now, &self.me, *revision) {
+                    self.recovers(now);
+                }
             }
             _ => quota.not_done(),
         }

@@ -150,6 +150,16 @@ impl OwnMembership {
         Some(What::Write { value: value.encode(), expected })
     }
 
+    /// Whether this answer shows that the bucket is not the one that had the last write, or has lost it. Others that
+    /// end a membership leave a mark.
+    pub fn is_older(&self, answer: &Answer) -> bool {
+        let last = self.stored.map_or(0, |(revision, _)| revision);
+        match answer {
+            Answer::Found { revision, .. } | Answer::Absent { revision } => *revision < last,
+            _ => false,
+        }
+    }
+
     /// Something that was begun at `sent` has had this answer.
     pub fn answered(&mut self, sent: Instant, now: Instant, answer: &Answer) -> Change {
         match answer {
@@ -229,7 +239,7 @@ impl OwnMembership {
 
     /// The bucket is another one.
     pub fn forget_bucket(&mut self, now: Instant) -> Change {
-        (self.revision, self.next_at) = (Some(0), now);
+        (self.revision, self.next_at, self.stored) = (Some(0), now, None);
         self.ended()
     }
 }

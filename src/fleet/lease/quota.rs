@@ -1,5 +1,6 @@
 //! The leases of one quota as this weir knows them, and the next write that it makes.
 
+mod lost;
 mod takeover;
 
 use std::{
@@ -9,6 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use self::lost::Lost;
 pub(super) use self::takeover::QuotaState;
 use crate::fleet::{
     key::Kind,
@@ -68,13 +70,18 @@ pub(super) struct SharedQuota {
     pub record: Record,
     /// Of `record`; `None`: it has to be read.
     revision: Option<u64>,
-    /// The last revision that was seen.
+    /// The last revision that was seen, and the same when the reading began that is under way or was the last.
     newest: u64,
+    read_since: u64,
     /// What is there is no record: nothing is taken and nothing is written.
     pub is_foreign: bool,
     /// The lease of `term` that is certain: the lower one while it is open which one is stored.
     certain: u32,
     term: u32,
+    /// The lease of the term before, until one of this term is stored.
+    had: u32,
+    /// What was known before the bucket was lost, until weirs have had the time to write what they have.
+    lost: Option<Lost>,
     /// Whether a write of this weir has ever been stored.
     has_floor: bool,
     /// A write or a reading is under way.
@@ -124,6 +131,8 @@ pub(super) struct Moment<'a> {
     pub silent_since: Option<Instant>,
     /// It hands back what it does not hold.
     pub is_leaving: bool,
+    /// The bucket was lost lately: others may not have written yet what they had.
+    pub was_lost: bool,
 }
 
 impl SharedQuota {
@@ -133,9 +142,12 @@ impl SharedQuota {
             record: Record::default(),
             revision: None,
             newest: 0,
+            read_since: 0,
             is_foreign: false,
             certain: 0,
             term: 0,
+            had: 0,
+            lost: None,
             has_floor: false,
             under_way: false,
             asked: None,
@@ -165,6 +177,9 @@ impl SharedQuota {
             Ok(record) => {
                 self.is_foreign = false;
                 self.becomes(now, record);
+                if let Some(lost) = &mut self.lost {
+                    lost.is_found(&self.record);
+                }
                 // Whatever is missing there is not this weir's any more.
                 let own = self.record.l.get(me).filter(|entry| entry.t == self.term).map_or(0, |entry| entry.n);
                 self.lower(own);
@@ -174,12 +189,27 @@ impl SharedQuota {
         }
     }
 
-    /// Nothing was ever stored there, or no trace is left of it.
-    pub fn is_absent(&mut self, now: Instant, me: &Holder, revision: u64) {
-        if revision == 0 {
-            (self.newest, self.revision) = (0, None);
+    /// Nothing was ever stored there, or no trace is left of it: what was known of it is written there again. Returns
+    /// whether there was something.
+    #[must_use]
+    pub fn is_absent(&mut self, now: Instant, me: &Holder, revision: u64) -> bool {
+        let was_there = revision == 0 && self.newest == self.read_since && !self.record.is_empty();
+        if was_there {
+            self.forget_bucket();
+            self.revision = Some(0);
+        } else if revision > 0 || self.newest == self.read_since {
+            // Of what came meanwhile the reading tells nothing.
+            if revision == 0 {
+                (self.newest, self.revision) = (0, None);
+            }
+            self.seen(now, me, revision, None);
         }
-        self.seen(now, me, revision, None);
+        was_there
+    }
+
+    /// Whether a reading has found an older revision than the one that there was when it began.
+    pub fn is_older(&self, revision: u64) -> bool {
+        revision < self.read_since
     }
 
     fn becomes(&mut self, now: Instant, record: Record) {
@@ -191,14 +221,6 @@ impl SharedQuota {
         self.replaced.get_or_insert(before);
     }
 
-    /// The bucket is another one: what was written in the one before is gone, and revisions begin anew.
-    pub fn forget_bucket(&mut self, now: Instant) {
-        self.not_done();
-        (self.newest, self.is_foreign) = (0, false);
-        self.becomes(now, Record::default());
-        (self.replaced, self.has_ended) = (None, false);
-    }
-
     fn lower(&mut self, to: u32) {
         self.certain = self.certain.min(to);
         if let Some(allowance) = &self.allowance {
@@ -208,7 +230,7 @@ impl SharedQuota {
 
     /// The term is over: nothing is certain of what was written in it. Floors stay.
     pub fn term_ended(&mut self) {
-        self.certain = 0;
+        self.had = self.had.max(std::mem::take(&mut self.certain));
         if let Some(allowance) = &self.allowance {
             allowance.set_lease(0);
         }
@@ -248,7 +270,7 @@ impl SharedQuota {
         if term != Some(written_in) {
             return;
         }
-        (self.term, self.certain, self.has_floor) = (written_in, lease, is_there);
+        (self.term, self.certain, self.had, self.has_floor) = (written_in, lease, 0, is_there);
         if let Some(allowance) = &self.allowance {
             allowance.set_lease(lease);
             allowance.set_floor(Floor { most: floor.min(lease), of });
@@ -330,7 +352,7 @@ impl SharedQuota {
             return None;
         }
         let Some(expected) = self.revision else {
-            self.under_way = true;
+            (self.under_way, self.read_since) = (true, self.newest);
             return Some(What::Read);
         };
         let used = self.allowance.as_ref().map(|allowance| allowance.usage()).unwrap_or_default();
@@ -356,15 +378,16 @@ impl SharedQuota {
         }
         let (mut lease, mut floor) = (0, 0);
         let record = if let Some(quota) = quota {
-            let beyond = match self.is_of_server() {
-                true => self.beyond(&record).saturating_add(self.beyond_of_server(moment, quota, &record, is_ended)),
-                false => self.beyond(&record),
+            let of_server = match self.is_of_server() {
+                true => self.beyond_of_server(moment, quota, &record, is_ended),
+                false => 0,
             };
+            let beyond = self.beyond(&record, me).saturating_add(of_server);
             let own = Own { quota, lease: certain, held: used.held, waiting: used.waiting, is_used, live, beyond };
             let planned = plan(&record, me, own, is_ended);
             self.hint(moment, &planned, own, &record);
-            lease = planned.lease;
-            floor = planned.floor;
+            let most = if moment.was_lost { self.most_unsettled(used.held) } else { u32::MAX };
+            (lease, floor) = (planned.lease.min(most), planned.floor.min(most));
             let recorded = own_entry.as_ref().filter(|entry| entry.t == term);
             let is_told = recorded.is_some_and(|entry| {
                 let (was_met, is_met) = (entry.want <= entry.n, planned.want <= lease);
@@ -426,8 +449,11 @@ impl SharedQuota {
         Some(what)
     }
 
-    /// What weirs say to hold of which the record does not know.
-    fn beyond(&self, record: &Record) -> u32 {
+    /// What weirs say to hold, or may hold, of which the record does not know.
+    fn beyond(&self, record: &Record, me: &Holder) -> u32 {
+        if self.lost.is_some() {
+            return self.beyond_lost(record, me);
+        }
         let unknown = self.reports.iter().filter(|(holder, one)| one.by_split && !record.l.contains_key(*holder));
         unknown.map(|(_, one)| one.held).fold(0, u32::saturating_add)
     }
@@ -487,7 +513,7 @@ impl SharedQuota {
             self.reports.get(holder).map_or(0, |one| u64::from(one.held.min(entry.n)))
         };
         let leased = record.l.iter().filter(|(holder, _)| *holder != me);
-        let reported = leased.map(of_leased).sum::<u64>() + u64::from(self.beyond(record));
+        let reported = leased.map(of_leased).sum::<u64>() + u64::from(self.beyond(record, me));
         if u64::from(record.past) + reported + u64::from(own.held) < u64::from(own.quota) {
             return InVain::Nobody;
         }

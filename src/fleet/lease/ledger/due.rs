@@ -107,11 +107,6 @@ impl Terms {
             }
         }
     }
-
-    /// There are no records.
-    pub fn clear(&mut self) {
-        self.0.clear();
-    }
 }
 
 #[cfg(test)]

@@ -81,6 +81,11 @@ impl Ledger {
             self.due.all();
         }
         (self.live, self.wrote_in, self.split_by) = (live, wrote_in, split_by);
+        let was_recovering = std::mem::replace(&mut self.is_recovering, false);
+        self.is_recovering = self.is_recovering(now);
+        if was_recovering != self.is_recovering {
+            self.due.all();
+        }
         // What ended terms have left is sampled at each look, and goes as the servers say so.
         for key in self.ended.iter().chain(&self.sampled) {
             if let Some(quota) = self.quotas.get_mut(key) {
@@ -210,6 +215,6 @@ mod tests {
         ledger.seen(now, &Place::Leases(key("A")), 5, None);
         assert_eq!((ledger.to_count(), ledger.terms.of(&holder(2))), (Vec::new(), 0));
         ledger.forget_bucket(now);
-        assert_eq!(ledger.terms.of(&holder(3)), 0);
+        assert_eq!(ledger.terms.of(&holder(3)), 1, "what was known is written anew");
     }
 }

@@ -37,6 +37,7 @@ fn nobody_waits_in_vain_by_what_others_held_before_it_came() {
             is_first: true,
             silent_since: None,
             is_leaving: false,
+            was_lost: false,
         };
         quota.hint(&moment, &full, own, &record);
         (early.is_in_vain(), late.is_in_vain())
@@ -98,7 +99,7 @@ impl OneQuota {
         let allowance = LeaseBook::new(Keys::of_fleet("edge"), standing).allowance(Kind::Account, "A", Some(100));
         let mut quota = SharedQuota::new(began);
         quota.opened(began, Arc::clone(&allowance));
-        quota.is_absent(began, &me, 0);
+        assert!(!quota.is_absent(began, &me, 0));
         Self { quota, allowance, began, me, other, heard: HashMap::new() }
     }
 
@@ -115,6 +116,7 @@ impl OneQuota {
             is_first: true,
             silent_since: None,
             is_leaving: false,
+            was_lost: false,
         };
         self.quota.next(&moment, |_, _| false, |_, _| false)
     }

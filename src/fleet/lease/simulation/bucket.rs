@@ -7,7 +7,7 @@ use crate::fleet::lease::{Answer, Place, What};
 /// A revision, and its value; `None` is a marker of deletion.
 pub type Stored = (u64, Option<Vec<u8>>);
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Bucket {
     last: u64,
     keys: BTreeMap<Place, Stored>,

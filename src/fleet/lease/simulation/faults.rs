@@ -105,6 +105,34 @@ impl World {
         self.until(long, |_| false);
     }
 
+    /// The first part of a history in which nothing goes wrong but that the bucket is lost, or is as it was a while
+    /// before, in the midst of clients that come and go.
+    pub fn lose_bucket(&mut self) {
+        (self.loss, self.late) = (0.0, 0.0);
+        let alive = self.members();
+        for _ in 0..self.rng.u32(1..4) {
+            let mut before = None;
+            for step in 0..20 {
+                for weir in &alive {
+                    self.weirs[*weir].wants = self.rng.u32(..=self.weirs[*weir].quota);
+                }
+                let long = self.rng.u64(100 * MS..SECOND);
+                self.until(self.at + long, |_| false);
+                if step == self.rng.u32(..20) {
+                    before = Some(self.bucket.clone());
+                }
+            }
+            match before {
+                Some(bucket) => self.goes_back_to(bucket),
+                None => self.other_bucket(),
+            }
+            self.all_want(&alive, 60);
+            let long = self.rng.u64(SECOND..20 * SECOND);
+            self.until(self.at + long, |_| false);
+        }
+        self.until(self.at + 18 * SECOND, |_| false);
+    }
+
     /// The second part: everything is well again.
     pub fn heal(&mut self) {
         (self.is_healed, self.has_quorum) = (true, true);
@@ -125,6 +153,8 @@ impl World {
         }
         if self.is_other_bucket {
             self.other_bucket();
+            // Until all may have written what they have, nobody gets more.
+            self.until(self.at + 18 * SECOND, |_| false);
         }
         let past = if self.direct.come { self.rng.u32(..=quota) } else { 0 };
         let on_first = self.rng.u32(..=past);

@@ -23,10 +23,15 @@ fn history(seed: u64, is_other_bucket: bool) {
     world.heal();
 }
 
-fn histories(is_other_bucket: bool, many: u64) {
+/// The first (`WEIR_SEED`) and the number (`WEIR_HISTORIES`) of the histories to run.
+fn seeds(many: u64) -> std::ops::Range<u64> {
     let number = |name: &str| std::env::var(name).ok().and_then(|n| n.parse::<u64>().ok());
     let (first, many) = (number("WEIR_SEED").unwrap_or(1), number("WEIR_HISTORIES").unwrap_or(many));
-    (first..first + many).for_each(|seed| history(seed, is_other_bucket));
+    first..first + many
+}
+
+fn histories(is_other_bucket: bool, many: u64) {
+    seeds(many).for_each(|seed| history(seed, is_other_bucket));
 }
 
 #[test]
@@ -36,9 +41,7 @@ fn no_history_has_one_connection_too_many_and_each_fills_its_quota_in_the_end() 
 
 #[test]
 fn no_history_of_takeovers_has_one_connection_too_many() {
-    let number = |name: &str| std::env::var(name).ok().and_then(|n| n.parse::<u64>().ok());
-    let (first, many) = (number("WEIR_SEED").unwrap_or(1), number("WEIR_HISTORIES").unwrap_or(100));
-    for seed in first..first + many {
+    for seed in seeds(100) {
         let mut world = World::new(seed);
         world.has_takeovers = true;
         world.later(0, Event::TakesOver);
@@ -50,6 +53,15 @@ fn no_history_of_takeovers_has_one_connection_too_many() {
 #[test]
 fn a_bucket_that_is_another_one_is_shared_as_the_one_before() {
     histories(true, 30);
+}
+
+#[test]
+fn a_bucket_that_is_lost_while_sessions_are_there_has_not_one_connection_too_many() {
+    for seed in seeds(100) {
+        let mut world = World::new(seed);
+        world.lose_bucket();
+        world.heal();
+    }
 }
 
 #[test]

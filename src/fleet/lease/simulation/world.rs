@@ -23,6 +23,7 @@ use std::{
 use crate::fleet::lease::{
     Answer, Operation, Place, What,
     ledger::LOOK_EVERY,
+    record::Record,
     simulation::{
         bucket::Bucket,
         direct::{Counts, Direct},
@@ -47,6 +48,8 @@ pub struct World {
     pub(super) serial: u64,
     pub(super) bucket: Bucket,
     pub(super) has_quorum: bool,
+    /// When the bucket was lost last, and the record that it had.
+    pub(super) lost: Option<(Time, Record)>,
     pub(super) weirs: Vec<Weir>,
     /// When each weir was stopped last.
     pub(super) stopped_at: Vec<Time>,
@@ -80,6 +83,7 @@ impl World {
             serial: 0,
             bucket: Bucket::default(),
             has_quorum: true,
+            lost: None,
             weirs: Vec::new(),
             stopped_at: Vec::new(),
             servers: BTreeMap::new(),
@@ -304,6 +308,11 @@ impl World {
             one.highest_since = highest_quota;
         }
         one.ledger.surroundings(Surroundings { live, position, others_have_leases, is_connected, is_early: false });
+        if one.ledger.has_gone_back() {
+            one.ledger.forget_bucket(now);
+            self.watches_anew(weir);
+        }
+        let one = &mut self.weirs[weir];
         for operation in one.ledger.next(now) {
             if let Some(after) = self.way() {
                 self.later(after, Event::Requested(weir, operation.clone()));
@@ -360,6 +369,7 @@ impl World {
     /// this one soon. Until then its requests get no answer: one that came to the new bucket, with a revision of the
     /// one before that the new one happens to have too, would write what held there.
     pub(super) fn other_bucket(&mut self) {
+        self.lost = Some((self.at, self.record()));
         self.bucket = Bucket::default();
         self.sums.clear();
         self.due.retain(|Reverse(Due(.., event))| match event {
@@ -374,10 +384,24 @@ impl World {
         }
     }
 
+    /// The server that keeps the bucket comes back with what it had a while before. The weirs find out.
+    pub(super) fn goes_back_to(&mut self, bucket: Bucket) {
+        self.has_quorum = false;
+        let long = self.rng.u64(3 * SECOND..10 * SECOND);
+        self.until(self.at + long, |_| false);
+        self.lost = Some((self.at, self.record()));
+        (self.bucket, self.has_quorum) = (bucket, true);
+        self.sums.clear();
+    }
+
     fn reopens(&mut self, weir: usize) {
         let one = &mut self.weirs[weir];
         one.ledger.forget_bucket(one.now(self.at));
-        one.watches = true;
+        self.watches_anew(weir);
+    }
+
+    fn watches_anew(&mut self, weir: usize) {
+        self.weirs[weir].watches = true;
         for (place, revision, value) in self.bucket.all() {
             self.within(0..50 * MS, Event::Watched(weir, place, revision, value));
         }
