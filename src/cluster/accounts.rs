@@ -16,6 +16,7 @@ use tracing::debug;
 use crate::{
     cluster::{
         account_events::AccountEvents,
+        answerers::Answerers,
         error::PollError,
         system_account::{Response, SystemAccount},
     },
@@ -89,13 +90,13 @@ pub async fn watch(
     stop: CancellationToken,
 ) {
     let watching = async {
-        let (mut counting, mut events) = (false, AccountEvents::default());
+        let (mut counting, mut events, mut answerers) = (false, AccountEvents::default(), Answerers::default());
         loop {
             let next = Instant::now() + interval.mul_f64(0.9 + 0.2 * fastrand::f64());
             read_limits(&system, &admission).await;
             events.begin(&system, &admission).await;
             let asked = admission.accounts().to_count(MAX_COUNTED, timer::now());
-            let counted = count(&system, &admission, asked, servers.len()).await;
+            let counted = count(&system, &admission, asked, (&servers, &mut answerers)).await;
             if let Err(err) = &counted {
                 debug!(%err, "accounts are not counted");
             }
@@ -104,7 +105,7 @@ pub async fn watch(
             }
             while let Some(changed) = events.changed(&admission, next).await {
                 let changed = admission.accounts().to_count_of(&changed, timer::now());
-                if let Err(err) = count(&system, &admission, changed, servers.len()).await {
+                if let Err(err) = count(&system, &admission, changed, (&servers, &mut answerers)).await {
                     debug!(%err, "accounts that have changed are not counted");
                 }
             }
@@ -140,7 +141,7 @@ async fn count(
     system: &SystemAccount,
     admission: &SessionAdmission,
     asked: Vec<(Arc<str>, ReadingEpoch)>,
-    servers: usize,
+    (servers, answerers): (&Servers, &mut Answerers),
 ) -> Result<(), PollError> {
     if asked.is_empty() {
         return if system.is_up() { Ok(()) } else { Err(PollError::NoSystem) };
@@ -161,7 +162,7 @@ async fn count(
             }
         }
         // A cluster may have more servers than weir knows.
-        if answered.len() >= servers {
+        if answered.len() >= servers.len() {
             deadline = deadline.min(Instant::now() + OTHERS_TIMEOUT);
         }
     }
@@ -169,8 +170,14 @@ async fn count(
         return Err(PollError::NoAnswer);
     }
     let now = timer::now();
+    let are_all = answerers.answered(servers, &answered, now);
     for (name, epoch) in asked {
-        admission.accounts().counted(&name, epoch, now, counts.get(&*name).copied().unwrap_or(0));
+        let connections = counts.get(&*name).copied().unwrap_or(0);
+        if are_all {
+            admission.accounts().counted(&name, epoch, now, connections);
+        } else {
+            admission.accounts().counted_in_part(&name, epoch, now, connections);
+        }
     }
     admission.accounts().tell_past(now);
     Ok(())

@@ -6,6 +6,7 @@ mod account_counts;
 mod account_events;
 pub mod account_lookup;
 pub mod accounts;
+mod answerers;
 mod closed_connections;
 pub mod discover;
 mod error;

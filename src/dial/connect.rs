@@ -81,7 +81,7 @@ async fn race(endpoint: &Endpoint, addresses: &[SocketAddr], deadline: Instant) 
     let delay = ATTEMPT_DELAY.min(left / u32::try_from(addresses.len()).unwrap_or(u32::MAX).max(1));
     let mut waiting = addresses.iter().copied();
     let mut attempts = FuturesUnordered::new();
-    let (mut failed, mut next_at) = (DialError::Io(io::ErrorKind::NotFound.into()), Instant::now());
+    let (mut failed, mut next_at) = (None::<io::Error>, Instant::now());
     loop {
         if Instant::now() >= next_at
             && let Some(address) = waiting.next()
@@ -96,14 +96,23 @@ async fn race(endpoint: &Endpoint, addresses: &[SocketAddr], deadline: Instant) 
                 return Ok(stream);
             }
             Ok(Some((_, Err(err)))) => {
-                failed = err.into();
+                // Refused is the dial that all of them have refused: one that cannot be reached may have a process.
+                if !matches!(&failed, Some(before) if is_refused(&err) && !is_refused(before)) {
+                    failed = Some(err);
+                }
                 next_at = Instant::now();
             }
-            Ok(None) if waiting.len() == 0 => return Err(failed),
+            Ok(None) if waiting.len() == 0 => {
+                return Err(failed.unwrap_or_else(|| io::ErrorKind::NotFound.into()).into());
+            }
             Err(_) if Instant::now() >= deadline => return Err(DialError::TimedOut),
             Ok(None) | Err(_) => {}
         }
     }
+}
+
+fn is_refused(err: &io::Error) -> bool {
+    err.kind() == io::ErrorKind::ConnectionRefused
 }
 
 /// Begins to connect, from the first of weir's own addresses that has a free port.

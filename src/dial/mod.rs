@@ -101,6 +101,9 @@ impl DialError {
                 None
             }
             Self::TimedOut => with_rng(|rng| server.dial_timed_out(port, timer::now(), given, rng)),
+            Self::Io(err) if err.kind() == io::ErrorKind::ConnectionRefused => {
+                with_rng(|rng| server.dial_refused(port, timer::now(), rng))
+            }
             _ => with_rng(|rng| server.dial_failed(port, timer::now(), rng)),
         }
     }

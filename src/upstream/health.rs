@@ -58,6 +58,8 @@ pub struct Health {
     state: State,
     /// Failures in a row.
     streak: u32,
+    /// The last dial was refused: no process listens there.
+    is_refused: bool,
     /// How long dials have waited in vain since the last answer or failure; what several waited at once counts once.
     silent: Duration,
     /// The end of the last wait that `silent` counts.
@@ -66,7 +68,7 @@ pub struct Health {
 
 impl Default for Health {
     fn default() -> Self {
-        Self { state: State::Up, streak: 0, silent: Duration::ZERO, counted_until: None }
+        Self { state: State::Up, streak: 0, is_refused: false, silent: Duration::ZERO, counted_until: None }
     }
 }
 
@@ -99,7 +101,13 @@ impl Health {
     pub fn answered(&mut self) {
         self.state = State::Up;
         self.streak = 0;
+        self.is_refused = false;
         self.silent = Duration::ZERO;
+    }
+
+    /// Whether the last dial was refused: no process listens there, so that no connection is there either.
+    pub fn is_refused(&self) -> bool {
+        self.is_refused
     }
 
     /// Whether dials have failed, or waited in vain, since the last answer.
@@ -118,6 +126,7 @@ impl Health {
         let since = self.counted_until.map_or(given, |until| now.saturating_duration_since(until).min(given));
         self.silent = (self.silent + since).max(given);
         self.counted_until = Some(now);
+        self.is_refused = false;
         if self.silent >= LEAST_FAIR_TIME.max(usual * FAIR_TIMES_USUAL) {
             return self.failed(now, rng);
         }
@@ -132,9 +141,17 @@ impl Health {
         }
     }
 
-    /// A dial failed: it was refused, timed out, or ended before INFO. Returns the pause, for the log, if this ejects
-    /// the server anew.
+    /// Like [`Health::failed`], where the dial was refused.
+    pub fn refused(&mut self, now: Instant, rng: &mut fastrand::Rng) -> Option<Duration> {
+        let pause = self.failed(now, rng);
+        self.is_refused = true;
+        pause
+    }
+
+    /// A dial failed: it timed out, or ended before INFO. Returns the pause, for the log, if this ejects the server
+    /// anew.
     pub fn failed(&mut self, now: Instant, rng: &mut fastrand::Rng) -> Option<Duration> {
+        self.is_refused = false;
         self.silent = Duration::ZERO;
         // Dials that were under way when the server was ejected fail too. They say nothing new.
         if let State::Ejected { until } = self.state
@@ -152,6 +169,7 @@ impl Health {
     /// under way: it is with the process before, or its client has left.
     pub fn restarted(&mut self, now: Instant) {
         self.streak = 0;
+        self.is_refused = false;
         if !matches!(self.state, State::Up) {
             self.state = State::Ejected { until: now };
         }
@@ -316,5 +334,24 @@ mod tests {
         assert_eq!(recalled(&text).status(there), HealthStatus::TrialDue, "whose trial it was is gone");
         let made_up = recalled(r#"{"ejected":18446744073709551615,"failures":4294967295}"#);
         assert_eq!(made_up.status(there + LONGEST_PAUSE * 2), HealthStatus::TrialDue);
+    }
+
+    #[test]
+    fn only_the_last_dial_says_that_no_process_is_there() {
+        let (mut health, mut rng, now) = (Health::default(), fastrand::Rng::with_seed(7), Instant::now());
+        let fair = (Duration::from_secs(2), Duration::from_millis(1));
+        assert!(!health.is_refused());
+        for end in 0..4 {
+            health.refused(now, &mut rng);
+            health.refused(now, &mut rng);
+            assert!(health.is_refused());
+            match end {
+                0 => assert!(health.failed(now, &mut rng).is_none()),
+                1 => assert!(health.timed_out(now, fair, &mut rng).is_none()),
+                2 => health.answered(),
+                _ => health.restarted(now),
+            }
+            assert!(!health.is_refused(), "a process may be there");
+        }
     }
 }

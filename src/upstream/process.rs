@@ -56,6 +56,11 @@ impl Process {
         self.id.as_deref()
     }
 
+    /// Whether this process has answered there, last or before.
+    pub fn has_been(&self, id: &str) -> bool {
+        self.id.as_deref() == Some(id) || self.former.iter().any(|former| **former == *id)
+    }
+
     /// Whether several servers answer at the address.
     pub fn is_one_of_several(&self, now: Instant) -> bool {
         self.returned_at.is_some_and(|at| now.saturating_duration_since(at) < SEVERAL_FOR)

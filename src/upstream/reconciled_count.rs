@@ -101,6 +101,8 @@ struct LastReading {
     counted: u32,
     least_own: u32,
     most_own: u32,
+    /// Where it lacks servers: the most that were not weir's, by the last one that lacked none.
+    lacking: Option<u32>,
     /// The estimate before it, as far as it is certain.
     before: u32,
     /// Whether no later beat can say more about it.
@@ -110,12 +112,15 @@ struct LastReading {
 impl LastReading {
     /// The most that were not weir's.
     fn shown(&self) -> u32 {
-        self.counted.saturating_sub(self.least_own)
+        self.counted.saturating_sub(self.least_own).max(self.lacking.unwrap_or(0))
     }
 
     /// The least and the most that came through no weir, if the peers had so many.
     fn bounds(&self, least_peers: u32, most_peers: u32) -> (u32, u32) {
-        let most = self.counted.saturating_sub(self.least_own.saturating_add(least_peers));
+        let most = match self.lacking {
+            None => self.counted.saturating_sub(self.least_own.saturating_add(least_peers)),
+            Some(_) => u32::MAX,
+        };
         let least = self.counted.saturating_sub(self.most_own.saturating_add(most_peers)).min(most);
         (least, most)
     }
@@ -185,6 +190,7 @@ impl ReconciledCount {
                 reading.before = reading.before.saturating_sub(1);
                 reading.least_own = reading.least_own.saturating_add(1);
                 reading.most_own = reading.most_own.saturating_add(1);
+                reading.lacking = reading.lacking.map(|shown| shown.saturating_sub(1));
             }
             // With the lock held, so that nobody sees it on both sides.
             self.held.fetch_add(1, Relaxed);
@@ -220,11 +226,23 @@ impl ReconciledCount {
 
     /// Takes in a reading: there were `counted` connections at some time between `epoch` and `now`.
     pub fn reconcile(&self, epoch: ReadingEpoch, now: Instant, counted: u32) {
+        self.take_in(epoch, now, counted, true);
+    }
+
+    /// The same of a reading that lacks the connections of servers: there were at least so many.
+    pub fn reconcile_partial(&self, epoch: ReadingEpoch, now: Instant, counted: u32) {
+        self.take_in(epoch, now, counted, false);
+    }
+
+    fn take_in(&self, epoch: ReadingEpoch, now: Instant, counted: u32, is_whole: bool) {
         let opened = self.reserved_total.load(Relaxed).wrapping_sub(epoch.reserved_total) as u32;
         let closed = self.released_total.load(Relaxed).wrapping_sub(epoch.released_total) as u32;
         self.change(|others| {
             // What a reading has shown that no later beat has confirmed may be a peer's: it is no ground to stand on.
-            let before = others.reading.filter(|last| !last.is_settled).map_or(others.direct, |last| last.before);
+            // Nor may one that lacks servers take anything back.
+            let unsettled = others.reading.filter(|last| is_whole && !last.is_settled);
+            let before = unsettled.map_or(others.direct, |last| last.before);
+            let lacking = (!is_whole).then(|| others.reading.map_or(0, |last| last.shown()));
             others.peers.retain(|peer| !peer.says_nothing_at(epoch.asked, FORGET_PEER_AFTER));
             others.reading = Some(LastReading {
                 asked: epoch.asked,
@@ -232,10 +250,14 @@ impl ReconciledCount {
                 counted,
                 least_own: epoch.open.saturating_sub(closed),
                 most_own: epoch.held.saturating_add(opened),
+                lacking,
                 before,
                 is_settled: false,
             });
-            others.compare();
+            // Peers may have what it lacks.
+            if is_whole {
+                others.compare();
+            }
             others.judge();
         });
     }

@@ -290,6 +290,14 @@ impl Accounts {
         }
     }
 
+    /// The same, where some server has not answered: there are at least so many.
+    pub fn counted_in_part(&self, name: &str, mark: ReadingEpoch, now: Instant, connections: u32) {
+        if let Some(entry) = self.map.get(name) {
+            entry.account.connections.reconcile_partial(mark, now, connections);
+            self.await_peers(&entry.account, now);
+        }
+    }
+
     /// The servers count no more: connections that did not come through weir are not known.
     pub fn not_counted(&self) {
         self.map.iter().for_each(|one| one.account.connections.forget_others());

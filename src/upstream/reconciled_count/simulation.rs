@@ -288,6 +288,36 @@ fn a_reading_that_is_kept_is_judged_by_what_peers_tell_of_it_later() {
 }
 
 #[test]
+fn a_reading_that_lacks_servers_takes_nothing_back() {
+    let (count, now, report) = with_peer(5, 20, 3);
+    let at = |seconds| now + Duration::from_secs(seconds);
+    count.reconcile_partial(count.begin_reading(at(1)), at(1), 12);
+    assert_eq!((count.direct(), count.peers(), count.total()), (3, 20, 28));
+    count.keep_reading();
+    assert_eq!(count.settle_reading(), Some(((0, u32::MAX), at(1))), "nobody knows how many there are");
+    // What it shows beyond that is there.
+    count.reconcile_partial(count.begin_reading(at(2)), at(2), 40);
+    count.peer_says(&PeerReport { sent: at(3), ..report });
+    assert_eq!((count.direct(), count.total()), (15, 40));
+    count.reconcile_partial(count.begin_reading(at(4)), at(4), 0);
+    assert_eq!((count.direct(), count.total()), (15, 40));
+    count.reconcile(count.begin_reading(at(5)), at(5), 26);
+    count.peer_says(&PeerReport { sent: at(6), ..report });
+    assert_eq!((count.direct(), count.total()), (1, 26));
+}
+
+#[test]
+fn a_reading_that_lacks_servers_makes_no_peer_a_liar() {
+    let (count, now, report) = with_peer(5, 20, 3);
+    for second in 1..20 {
+        let at = now + Duration::from_secs(second);
+        count.reconcile_partial(count.begin_reading(at), at, 5);
+        count.peer_says(&PeerReport { sent: at, ..report });
+    }
+    assert_eq!((count.peers(), count.total()), (20, 28));
+}
+
+#[test]
 fn what_a_peer_held_that_has_ended_counts_no_more() {
     let (count, now, report) = with_peer(5, 20, 3);
     count.peer_ended(report.run, now + Duration::from_millis(10));

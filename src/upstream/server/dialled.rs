@@ -62,6 +62,19 @@ impl Server {
         self.change(|state| self.health_of(state, port).failed(now, rng))
     }
 
+    /// The same, where the dial was refused: no process listens at this port.
+    pub fn dial_refused(&self, port: Port, now: Instant, rng: &mut fastrand::Rng) -> Option<Duration> {
+        self.may_be_another_process();
+        self.change(|state| self.health_of(state, port).refused(now, rng))
+    }
+
+    /// Whether its process has ended, as far as weir sees, and its connections with it: its last dial was refused. A
+    /// server in lame duck mode refuses dials too, and keeps its clients for a while.
+    pub fn is_gone(&self, now: Instant) -> bool {
+        let state = self.state();
+        state.health.is_refused() && state.lame_duck_until.is_none_or(|until| now >= until)
+    }
+
     /// A dial of this port has ended, and said nothing of the server.
     pub fn dial_says_nothing(&self, port: Port, now: Instant) {
         self.change(|state| self.health_of(state, port).trial_says_nothing(now));

@@ -217,6 +217,16 @@ impl Server {
         }
     }
 
+    /// The `server_id` of the process that answered last; `None` before the first answer.
+    pub fn process_id(&self) -> Option<Box<str>> {
+        self.state().process.id().map(Into::into)
+    }
+
+    /// Whether the process with this `server_id` has answered at its address, last or before.
+    pub fn has_been(&self, server_id: &str) -> bool {
+        self.state().process.has_been(server_id)
+    }
+
     /// Whether its last reading was that of the process with this `server_id`.
     pub fn was_read_as(&self, server_id: &str) -> bool {
         self.state().last_reading.as_ref().is_some_and(|last| last.server_id == server_id)
