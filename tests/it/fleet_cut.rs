@@ -235,6 +235,32 @@ async fn a_quorum_that_is_lost_in_mid_storm_lets_nobody_too_many_in_and_nobody_o
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_weir_without_a_lease_has_its_part_of_the_quota_once_no_weir_has_leases() {
+    let (mut cluster, of_all) = with_bucket_elsewhere().await;
+    let fleet = Fleet::start_each((1..=3).map(|n| fleet::config_with(&of_all, n, "replicas = 3"))).await;
+    fleet.has_leases().await;
+    for server in &mut cluster.servers[..2] {
+        server.kill9();
+    }
+    for weir in &fleet.weirs {
+        weir.says("quotas are split").await;
+    }
+    // Nobody has used the quota before.
+    let crowd = come(&fleet.addresses(), 200);
+    reaches(&crowd, QUOTA).await;
+    never_over_at_the_others(&cluster).await;
+    for server in &mut cluster.servers[..2] {
+        server.restart().await;
+    }
+    fleet.has_leases().await;
+    crowd.settles_at(QUOTA).await;
+    assert_eq!(crowd.lost(), 0, "nobody lost the connection: {:?}", crowd.ends());
+    never_over_at_the_others(&cluster).await;
+    crowd.end().await;
+    fleet.assert_idle().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_jetstream_each_weir_has_its_part_of_the_quota_and_says_so() {
     let cluster = Cluster::start(3, |server| server.with(&accounts())).await;
     let of_all = with_quota(WeirConfig::of(&cluster).default_settings());

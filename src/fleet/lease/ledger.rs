@@ -127,6 +127,8 @@ pub struct Ledger {
     wrote_in: Option<u32>,
     /// By what the last look split.
     split_by: Option<Split>,
+    /// When some weir had leases, or may have had.
+    leases_seen_at: Instant,
     under_way: BTreeMap<u64, UnderWay>,
     serial: u64,
     rng: fastrand::Rng,
@@ -171,6 +173,7 @@ impl Ledger {
             live: Vec::new(),
             wrote_in: None,
             split_by: None,
+            leases_seen_at: now,
             under_way: BTreeMap::new(),
             serial: 0,
             rng,
@@ -311,6 +314,7 @@ impl Ledger {
             return Vec::new();
         }
         self.open_quotas(now);
+        self.look_for_leases(now);
         let to_look_at = self.due_now(now);
         self.close_quotas(&to_look_at);
         self.split(now, &to_look_at);

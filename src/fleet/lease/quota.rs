@@ -58,8 +58,10 @@ struct Asked {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Report {
     pub held: u32,
-    /// It has gone by the split since before this weir had leases, so that no record tells of what it holds.
+    /// It has gone by the split while this weir had no leases either, so that no record tells of what it holds.
     pub by_split: bool,
+    /// Since when it says that its leases are in force.
+    pub leased_since: Option<Instant>,
 }
 
 /// One quota.

@@ -1,6 +1,6 @@
 //! What the ledger takes from beats, which whoever may publish can forge: hints, bounded by what the bucket says.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Ledger;
 use crate::fleet::{
@@ -8,6 +8,9 @@ use crate::fleet::{
     lease::{Holder, LeaseKey, quota::Report, record::MOST_ENTRIES},
     peers::Vouch,
 };
+
+/// Who has leases again has written within this what it has let in without.
+const WRITTEN: Duration = Duration::from_secs(1);
 
 impl Ledger {
     /// What the bucket says of a process that a beat names.
@@ -37,7 +40,12 @@ impl Ledger {
             Some(report) => {
                 let before = (report.held, report.by_split);
                 report.held = held;
-                report.by_split &= !leased;
+                report.leased_since = leased.then(|| report.leased_since.unwrap_or(now));
+                let has_written = |since: Instant| now.saturating_duration_since(since) >= WRITTEN;
+                report.by_split = match report.leased_since {
+                    Some(since) => report.by_split && !has_written(since),
+                    None => report.by_split || vouch == Vouch::Unknown,
+                };
                 if before != (report.held, report.by_split) {
                     self.due.mark(key, quota);
                 }
@@ -45,7 +53,8 @@ impl Ledger {
             None if has_room => {
                 // A server's slots are taken without a lease while it has room.
                 let by_split = !leased && (vouch == Vouch::Unknown || key.kind == Kind::Server);
-                quota.reports.insert(holder.clone(), Report { held, by_split });
+                let leased_since = leased.then_some(now);
+                quota.reports.insert(holder.clone(), Report { held, by_split, leased_since });
                 self.due.mark(key, quota);
             }
             None => {}
@@ -68,8 +77,6 @@ impl Ledger {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::fleet::{
         key::Keys,

@@ -1,13 +1,17 @@
 //! What each quota's part is while no leases are in force.
 
-use std::{collections::VecDeque, time::Instant};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Instant,
+};
 
 use super::Ledger;
 use crate::fleet::{
     lease::{
-        LeaseKey,
+        Holder, LeaseKey,
         allowance::{Floor, InVain},
-        quota::IN_VAIN,
+        membership::EXPIRE,
+        quota::{IN_VAIN, SharedQuota},
         surroundings::Surroundings,
     },
     share,
@@ -18,6 +22,7 @@ use crate::fleet::{
 pub(super) struct Split {
     may_split: bool,
     is_only: bool,
+    is_connected: bool,
     live: u32,
     position: u32,
     in_vain: Vain,
@@ -40,8 +45,9 @@ impl Ledger {
         }
         let Surroundings { live, position, others_have_leases, is_connected, is_early } = self.surroundings;
         let is_only = self.settings.is_split_only;
-        // Who has been a member and is connected waits for the bucket: others may have leases.
-        let may_split = is_only || !is_early && (!is_connected || !self.own.was_member() && !others_have_leases);
+        // Who has been a member and is connected waits for the bucket, as long as others may have leases.
+        let have_others_none = || !others_have_leases && (!self.own.was_member() || self.has_nobody_leases(now));
+        let may_split = is_only || !is_early && (!is_connected || have_others_none());
         // Who has had no lease yet and may not go by the split, since others have leases, gets one when the bucket
         // answers: its clients wait for that.
         let awaits_first = is_connected && !self.own.was_member() && !may_split;
@@ -52,12 +58,26 @@ impl Ledger {
             // Most of the time the bucket answers again in a moment.
             (false, false) => Vain::Long,
         };
-        Some(Split { may_split, is_only, live, position, in_vain })
+        Some(Split { may_split, is_only, is_connected, live, position, in_vain })
+    }
+
+    /// To be called at each look: whether somebody may have leases.
+    pub(super) fn look_for_leases(&mut self, now: Instant) {
+        let is_unheard = |holder: &Holder| !self.heard.contains_key(holder);
+        if self.standing.is_valid(now) || self.surroundings.others_have_leases || self.sights.live().any(is_unheard) {
+            self.leases_seen_at = now;
+        }
+    }
+
+    /// Whether all weirs that the bucket knew are heard, and none has had leases for so long that each has told what it
+    /// holds since: nobody gets another lease before the bucket answers.
+    fn has_nobody_leases(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.leases_seen_at) >= EXPIRE
     }
 
     /// What each quota's part is while this weir goes by the split.
     pub(super) fn split(&mut self, now: Instant, to_look_at: &VecDeque<LeaseKey>) {
-        let Some(Split { may_split, is_only, live, position, in_vain }) = self.split_by else { return };
+        let Some(Split { may_split, is_only, is_connected, live, position, in_vain }) = self.split_by else { return };
         let in_vain = match in_vain {
             Vain::Nobody => InVain::Nobody,
             Vain::Everybody => InVain::Everybody,
@@ -67,11 +87,32 @@ impl Ledger {
             let Some(quota) = self.quotas.get_mut(key) else { continue };
             let allowance = quota.allowance.as_ref();
             let most = allowance.and_then(|allowance| allowance.quota()).filter(|_| may_split);
-            let part = most.map_or(0, |most| share::equal(most, live, position));
+            let part = most.map_or(0, |most| match is_only || !is_connected {
+                true => share::equal(most, live, position),
+                false => part_beside(most, (live, position), quota, &self.me),
+            });
             quota.splits(Floor { most: part, of: most.unwrap_or(0) }, is_only, in_vain);
             if quota.allowance.as_ref().is_some_and(|allowance| allowance.is_waited_for()) {
                 self.due.mark(*key, quota);
             }
         }
     }
+}
+
+/// The equal part of a weir that hears the others, without what those have beyond theirs: the leases that they had,
+/// which are in force again as soon as the bucket answers, connections, and what came past all weirs.
+fn part_beside(most: u32, (live, position): (u32, u32), quota: &SharedQuota, me: &Holder) -> u32 {
+    let most = most.saturating_sub(quota.record.past);
+    let (own, part) = (share::equal(most, live, position), most / live.max(1));
+    let leases = quota.record.l.iter().map(|(holder, entry)| (holder, entry.n));
+    let held = quota.reports.iter().map(|(holder, report)| (holder, report.held));
+    let mut has = BTreeMap::<&Holder, u32>::new();
+    for (holder, many) in leases.chain(held).filter(|(holder, _)| *holder != me) {
+        let most = has.entry(holder).or_default();
+        *most = many.max(*most);
+    }
+    let beyond = has.values().map(|many| many.saturating_sub(part)).fold(0, u32::saturating_add);
+    // What cannot be divided equally goes to some of the others, one each.
+    let of_others = most.saturating_sub(own).saturating_sub(part.saturating_mul(live.saturating_sub(1)));
+    own.saturating_sub(beyond.saturating_sub(of_others))
 }

@@ -92,7 +92,7 @@ mod tests {
             lost.is_found(&record(found));
             lost
         };
-        let says = |held| HashMap::from([(other.clone(), Report { held, by_split: false })]);
+        let says = |held| HashMap::from([(other.clone(), Report { held, by_split: false, leased_since: None })]);
         let beyond = |lost: &Lost, entries: &[_], held| lost.beyond(&record(entries), &me, &says(held));
         let older = lost(&[(&me, 4, 10), (&other, 7, 4)]);
         assert_eq!(beyond(&older, &[(&me, 5, 10), (&other, 7, 4)], 3), 6, "it may use all that it had");
@@ -101,7 +101,7 @@ mod tests {
         let same = lost(&[(&me, 4, 10), (&other, 7, 10)]);
         assert_eq!(beyond(&same, &[(&other, 7, 10)], 3), 0);
         assert_eq!(beyond(&same, &[], 0), 0, "what it had has been taken back");
-        let says = HashMap::from([(third.clone(), Report { held: 2, by_split: false })]);
+        let says = HashMap::from([(third.clone(), Report { held: 2, by_split: false, leased_since: None })]);
         assert_eq!(same.beyond(&record(&[(&other, 8, 1)]), &me, &says), 2, "no record knows of it");
     }
 }

@@ -59,7 +59,7 @@ impl SharedQuota {
         (self.certain, self.term, self.has_floor) = (state.certain, state.term, state.has_floor);
         self.used_at = state.unused_for.before(then);
         for (holder, held, by_split) in state.reports.iter().take(MOST_ENTRIES) {
-            self.reports.insert(holder.clone(), Report { held: *held, by_split: *by_split });
+            self.reports.insert(holder.clone(), Report { held: *held, by_split: *by_split, leased_since: None });
         }
         if self.newest > state.newest {
             // Others may have taken it back since.

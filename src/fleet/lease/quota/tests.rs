@@ -22,7 +22,7 @@ fn nobody_waits_in_vain_by_what_others_held_before_it_came() {
     let own = Own { quota: 100, lease: 40, held: 40, waiting: 2, is_used: true, live: 2, beyond: 0 };
     let full = Plan { lease: 40, floor: 0, want: 42, cap: u32::MAX, wake_at: u32::MAX, is_wanted: false };
     let mut look = |reported: Option<u32>, heard: u64, now: u64| {
-        let report = |held| (other.clone(), Report { held, by_split: false });
+        let report = |held| (other.clone(), Report { held, by_split: false, leased_since: None });
         quota.reports = reported.map(report).into_iter().collect();
         let heard = HashMap::from([(other.clone(), at(heard))]);
         let (me, now) = (&me, at(now));

@@ -1,6 +1,9 @@
 //! What goes wrong in the first part of a history, and what must be when it is well again.
 
-use std::{ops::RangeTo, sync::atomic::Ordering::SeqCst};
+use std::{
+    ops::{RangeBounds, RangeTo},
+    sync::atomic::Ordering::SeqCst,
+};
 
 use crate::fleet::{
     lease::{
@@ -94,6 +97,11 @@ impl World {
         }
     }
 
+    fn goes_on_for(&mut self, long: impl RangeBounds<Time>) {
+        let long = self.rng.u64(long);
+        self.until(self.at + long, |_| false);
+    }
+
     /// The first part of a history.
     pub fn go_wrong(&mut self) {
         for weir in 0..self.weirs.len() {
@@ -116,21 +124,69 @@ impl World {
                 for weir in &alive {
                     self.weirs[*weir].wants = self.rng.u32(..=self.weirs[*weir].quota);
                 }
-                let long = self.rng.u64(100 * MS..SECOND);
-                self.until(self.at + long, |_| false);
+                self.goes_on_for(100 * MS..SECOND);
                 if step == self.rng.u32(..20) {
                     before = Some(self.bucket.clone());
                 }
             }
+            // Of the loss of what was written in the last moment no revision tells.
+            self.goes_on_for(800 * MS..SECOND);
             match before {
                 Some(bucket) => self.goes_back_to(bucket),
                 None => self.other_bucket(),
             }
             self.all_want(&alive, 60);
-            let long = self.rng.u64(SECOND..20 * SECOND);
-            self.until(self.at + long, |_| false);
+            self.goes_on_for(SECOND..20 * SECOND);
         }
         self.until(self.at + 18 * SECOND, |_| false);
+    }
+
+    /// The first part of a history in which nothing goes wrong but that the bucket answers nobody for long, while
+    /// clients come to weirs that have no lease.
+    pub fn lose_quorum(&mut self) {
+        (self.loss, self.late) = (0.0, 0.0);
+        let alive = self.members();
+        for _ in 0..self.rng.u32(1..4) {
+            for weir in &alive {
+                self.weirs[*weir].wants = 0;
+            }
+            // Leases that nobody uses go.
+            self.goes_on_for(SECOND..50 * SECOND);
+            for weir in &alive {
+                self.weirs[*weir].wants = if self.rng.bool() { self.rng.u32(..=self.weirs[*weir].quota) } else { 0 };
+            }
+            self.goes_on_for(SECOND..4 * SECOND);
+            self.has_quorum = false;
+            self.goes_on_for(..20 * SECOND);
+            for weir in &alive {
+                self.weirs[*weir].wants = self.rng.u32(..=self.weirs[*weir].quota);
+            }
+            self.until(self.at + 15 * SECOND, |_| false);
+            self.have_their_parts(&alive);
+            self.has_quorum = true;
+            self.all_want(&alive, 60);
+            self.goes_on_for(..20 * SECOND);
+        }
+    }
+
+    /// While nobody has leases each weir has its part, where no other has more than its own.
+    fn have_their_parts(&self, alive: &[usize]) {
+        let quota = self.weirs[alive[0]].quota;
+        let part = quota / alive.len() as u32;
+        let has_more = |weir: &usize| {
+            let lease = self.record().l.get(&self.weirs[*weir].holder).map_or(0, |entry| entry.n);
+            self.of(*weir).max(lease) > part
+        };
+        if self.record().past > 0 || alive.iter().any(has_more) {
+            return;
+        }
+        for weir in alive {
+            let has_lease = self.record().l.contains_key(&self.weirs[*weir].holder);
+            let (has, should) = (self.of(*weir), part.min(self.weirs[*weir].wants));
+            if !has_lease && has < should {
+                self.fails(&format!("{weir} has {has} of {should} while nobody has leases"));
+            }
+        }
     }
 
     /// The second part: everything is well again.

@@ -65,6 +65,15 @@ fn a_bucket_that_is_lost_while_sessions_are_there_has_not_one_connection_too_man
 }
 
 #[test]
+fn a_bucket_that_answers_nobody_for_long_leaves_each_weir_its_part_and_not_one_connection_too_many() {
+    for seed in seeds(50) {
+        let mut world = World::new(seed);
+        world.lose_quorum();
+        world.heal();
+    }
+}
+
+#[test]
 fn histories_that_have_failed_once_do_not_fail_again() {
     for (seed, is_other_bucket, _why) in [
         (30_843, false, "those past weir had left, and the record still said so when all came again"),

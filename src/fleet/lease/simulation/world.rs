@@ -293,7 +293,8 @@ impl World {
             one.role == Role::Member && one.is_interested(self.at, self.stopped_at[*other])
         };
         let live: Vec<usize> = (0..self.weirs.len()).filter(|other| *other == weir || is_live(other)).collect();
-        let others_have_leases = live.iter().any(|other| *other != weir && self.weirs[*other].ledger.goes_by_leases());
+        let has_leases = |other: &Weir| other.standing.is_valid(other.now(self.at));
+        let others_have_leases = live.iter().any(|other| *other != weir && has_leases(&self.weirs[*other]));
         let is_connected = self.weirs[weir].network != Network::Nothing;
         let live = if is_connected { live } else { vec![weir] };
         let position = live.iter().position(|other| *other == weir).unwrap_or(0) as u32;
