@@ -40,7 +40,7 @@ use crate::fleet::{
         ledger::{
             due::{Due, Quotas, Terms},
             recovery::Recovery,
-            split::Split,
+            split::{AfterSplit, Split},
         },
         membership::{Change, OwnMembership, Sights, Status},
         quota::{Moment, SharedQuota},
@@ -127,6 +127,7 @@ pub struct Ledger {
     wrote_in: Option<u32>,
     /// By what the last look split.
     split_by: Option<Split>,
+    after_split: AfterSplit,
     /// When some weir had leases, or may have had.
     leases_seen_at: Instant,
     under_way: BTreeMap<u64, UnderWay>,
@@ -173,6 +174,7 @@ impl Ledger {
             live: Vec::new(),
             wrote_in: None,
             split_by: None,
+            after_split: AfterSplit::Over,
             leases_seen_at: now,
             under_way: BTreeMap::new(),
             serial: 0,
@@ -316,6 +318,7 @@ impl Ledger {
         self.open_quotas(now);
         self.look_for_leases(now);
         let to_look_at = self.due_now(now);
+        self.look_after_split(now);
         self.close_quotas(&to_look_at);
         self.split(now, &to_look_at);
         self.own.look(now);
@@ -398,7 +401,7 @@ impl Ledger {
         to_look_at: VecDeque<LeaseKey>,
         operations: &mut Vec<Operation>,
     ) {
-        let live = 1 + self.live.len() as u32;
+        let (live, is_after_split) = (1 + self.live.len() as u32, self.is_after_split());
         let is_first = self.live.first().is_none_or(|first| self.me < *first);
         let mut room = MOST_UNDER_WAY.saturating_sub(self.under_way.len());
         let mut quotas = std::mem::take(&mut self.quotas);
@@ -450,6 +453,7 @@ impl Ledger {
                 silent_since,
                 is_leaving,
                 was_lost,
+                is_after_split,
             };
             let is_ended = |holder: &Holder, entry: &Entry| has_ended && self.is_ended(holder, entry);
             let is_read = Cell::new(false);

@@ -135,6 +135,8 @@ pub(super) struct Moment<'a> {
     pub is_leaving: bool,
     /// The bucket was lost lately: others may not have written yet what they had.
     pub was_lost: bool,
+    /// Others may let clients in by the split of which this weir has not heard.
+    pub is_after_split: bool,
 }
 
 impl SharedQuota {
@@ -388,7 +390,11 @@ impl SharedQuota {
             let own = Own { quota, lease: certain, held: used.held, waiting: used.waiting, is_used, live, beyond };
             let planned = plan(&record, me, own, is_ended);
             self.hint(moment, &planned, own, &record);
-            let most = if moment.was_lost { self.most_unsettled(used.held) } else { u32::MAX };
+            let most = match (moment.was_lost, moment.is_after_split) {
+                (true, _) => self.most_unsettled(used.held),
+                (false, true) => certain.max(used.held),
+                (false, false) => u32::MAX,
+            };
             (lease, floor) = (planned.lease.min(most), planned.floor.min(most));
             let recorded = own_entry.as_ref().filter(|entry| entry.t == term);
             let is_told = recorded.is_some_and(|entry| {

@@ -154,7 +154,7 @@ mod tests {
         let settings = Settings { round: Duration::from_secs(3600), ..Settings::default() };
         let rng = fastrand::Rng::with_seed(1);
         let mut ledger = Ledger::new(holder(1), Arc::clone(&book), settings, now, rng);
-        ledger.surroundings(Surroundings { live: 2, is_connected: true, ..Surroundings::default() });
+        ledger.surroundings(Surroundings { live: 2, is_connected: true, is_early: true, ..Surroundings::default() });
         let accounts: Vec<_> = (0..MANY).map(|n| book.allowance(Kind::Account, &format!("A{n}"), Some(100))).collect();
         let (mut revision, mut places) = (1, Vec::new());
         ledger.seen(now, &Place::Member(holder(2)), revision, Some(&Membership::new(1).encode()));

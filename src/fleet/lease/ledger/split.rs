@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use super::Ledger;
@@ -37,7 +37,39 @@ enum Vain {
     Everybody,
 }
 
+/// Others have heard within this that a weir has leases again, split no more, and have told what they hold.
+const OTHERS_HAVE_TOLD: Duration = Duration::from_millis(1500);
+
+/// How far a weir that has gone by the split is with going by leases again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum AfterSplit {
+    /// It has split nothing since it had leases, or that is long ago.
+    Over,
+    Splits,
+    /// It has leases again since then: others may let clients in by the split still.
+    LeasedSince(Instant),
+}
+
 impl Ledger {
+    /// To be called at each look, once it is known by what quotas are split.
+    pub(super) fn look_after_split(&mut self, now: Instant) {
+        let splits = self.split_by.is_some_and(|split| split.may_split && split.is_connected && !split.is_only);
+        self.after_split = match (self.after_split, self.standing.is_valid(now)) {
+            (_, false) if splits => AfterSplit::Splits,
+            (AfterSplit::Splits, true) => AfterSplit::LeasedSince(now),
+            (AfterSplit::LeasedSince(since), _) if now.saturating_duration_since(since) >= OTHERS_HAVE_TOLD => {
+                self.due.all();
+                AfterSplit::Over
+            }
+            (before, _) => before,
+        };
+    }
+
+    /// Whether others may let clients in by the split of which this weir has not heard: it takes no more than it has.
+    pub(super) fn is_after_split(&self) -> bool {
+        matches!(self.after_split, AfterSplit::LeasedSince(_))
+    }
+
     /// By what quotas are split; `None`: leases are in force.
     pub(super) fn split_by(&self, now: Instant) -> Option<Split> {
         if self.standing.is_valid(now) {

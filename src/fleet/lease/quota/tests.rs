@@ -38,6 +38,7 @@ fn nobody_waits_in_vain_by_what_others_held_before_it_came() {
             silent_since: None,
             is_leaving: false,
             was_lost: false,
+            is_after_split: false,
         };
         quota.hint(&moment, &full, own, &record);
         (early.is_in_vain(), late.is_in_vain())
@@ -117,6 +118,7 @@ impl OneQuota {
             silent_since: None,
             is_leaving: false,
             was_lost: false,
+            is_after_split: false,
         };
         self.quota.next(&moment, |_, _| false, |_, _| false)
     }
