@@ -25,6 +25,15 @@ pub struct FleetState {
     pub peers: Vec<PeerState>,
 }
 
+/// How far a process is that has ended before it could give anything: one that goes on as the same weir begins beyond.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FleetMark {
+    /// The last term of its membership.
+    pub term: u32,
+    /// The number of its last beat.
+    pub beat: u64,
+}
+
 /// What another weir has said, and when.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PeerState {

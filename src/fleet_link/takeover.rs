@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use tokio::time::sleep;
 
 use crate::{
-    fleet::takeover::{Before, FleetState},
+    fleet::takeover::{Before, FleetMark, FleetState},
     fleet_link::{FleetLink, beats, hearing},
     net::timer,
     session::Shared,
@@ -50,6 +50,20 @@ impl FleetLink {
         self.fleet.ledger().take_back(timer::now());
         self.fleet.link().leases().wake();
         self.fleet.link().beats().wake();
+        shared.arrived.notify_one();
+    }
+
+    /// How far this process is.
+    pub fn mark(&self) -> FleetMark {
+        FleetMark { term: self.fleet.ledger().last_term(), beat: self.told().n }
+    }
+
+    /// Goes on as the weir that another process was, which has ended without giving anything, and begins. That one was
+    /// as far as `mark` a minute ago or two.
+    pub fn begin_after(&self, shared: &Shared, mark: FleetMark) {
+        self.told().n = mark.beat.saturating_add(BEATS_OF_OTHER);
+        self.fleet.ledger().begin_after(mark.term, timer::now());
+        self.begin();
         shared.arrived.notify_one();
     }
 

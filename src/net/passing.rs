@@ -97,6 +97,13 @@ impl Receiver {
     }
 }
 
+/// Whether an error of the connection says that the other process has closed its end: perhaps in the middle of a
+/// message, or before it has read all.
+pub fn is_end(err: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    matches!(err.kind(), BrokenPipe | ConnectionReset | UnexpectedEof)
+}
+
 fn receive_with(stream: &UnixStream, bytes: &mut [u8], descriptors: &mut Vec<OwnedFd>) -> io::Result<usize> {
     let mut space = [MaybeUninit::uninit(); SPACE];
     let mut beside = RecvAncillaryBuffer::new(&mut space);
@@ -156,12 +163,24 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_no_message_is_an_error() {
-        for bytes in [&b"\xff\xff\xff\xff"[..], b"\0\0", b"\0\0\0\x05ab"] {
+        for (bytes, breaks_off) in [(&b"\xff\xff\xff\xff"[..], false), (b"\0\0", true), (b"\0\0\0\x05ab", true)] {
             let (mut one, other) = UnixStream::pair().unwrap();
             one.write_all(bytes).await.unwrap();
             drop(one);
             let (_sender, mut receiver) = channel(other);
-            receiver.receive().await.unwrap_err();
+            assert_eq!(is_end(&receiver.receive().await.unwrap_err()), breaks_off, "{bytes:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_process_that_ends_before_it_has_read_all_has_ended() {
+        let (one, other) = UnixStream::pair().unwrap();
+        let ((mut sender, mut receiver), mut other) = (channel(one), channel(other));
+        sender.send(b"never read", &[]).await.unwrap();
+        other.0.send(b"the last word", &[]).await.unwrap();
+        drop(other);
+        assert_eq!(receiver.receive().await.unwrap().unwrap().0, b"the last word");
+        assert!(is_end(&receiver.receive().await.unwrap_err()));
+        assert!(is_end(&sender.send(b"too late", &[]).await.unwrap_err()));
     }
 }

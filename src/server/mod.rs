@@ -248,9 +248,10 @@ impl Assembly {
         let given = Arc::<Notify>::default();
         let (link, has_taken_over) = (fleet.clone(), taking.is_some());
         let mut serve_operators = async |parts: &mut Parts| -> Result<(), ServerError> {
-            if let Some((socket, configured)) = monitor.take().zip(config.monitor) {
-                parts.monitor.serve(configured, socket, &config.http_base_path)?;
-            }
+            let monitored = match monitor.take().zip(config.monitor) {
+                Some((socket, configured)) => parts.monitor.serve(configured, socket, &config.http_base_path),
+                None => Ok(()),
+            };
             if let Some(socket) = admin_socket.take() {
                 let stop = stop.child_token();
                 let (shared, giving) = (Arc::clone(&shared), (Arc::clone(&socket), stop.clone(), Arc::clone(&given)));
@@ -259,7 +260,7 @@ impl Assembly {
                 let operator = Operator::new(shared, &reloader, members.clone(), configuration.clone(), giving);
                 background.start_admin_socket(socket, operator, stop);
             }
-            Ok(())
+            Ok(monitored?)
         };
         // Until it has taken over, another process answers operators.
         if taking.is_none() {
@@ -286,9 +287,12 @@ impl Assembly {
             passed.forget();
         }
         parts.listeners.begin();
+        // With this process would end all that it has been given, so that no error ends it from now on.
         if let Some(mut taking) = taking {
-            serve_operators(&mut parts).await?;
-            taking.serving(&home).await?;
+            if let Err(err) = serve_operators(&mut parts).await {
+                warn!(%err, "no admin endpoints");
+            }
+            taking.serving(&home).await;
             members.drains_go_on();
             tokio::spawn(taking.follow(home));
         }
@@ -297,9 +301,14 @@ impl Assembly {
         }
         // Whoever sees or hears that weir is ready may stop it at once.
         let mut signals = signals::Stop::register()?;
-        if let Some(path) = &config.ports_file {
-            ports_file::write(path, &parts.listeners.addresses(), parts.monitor.address())
-                .map_err(|err| ServerError::PortsFile { path: path.display().to_string(), err })?;
+        if let Some(path) = &config.ports_file
+            && let Err(err) = ports_file::write(path, &parts.listeners.addresses(), parts.monitor.address())
+        {
+            let err = ServerError::PortsFile { path: path.display().to_string(), err };
+            if !has_taken_over {
+                return Err(err);
+            }
+            warn!(%err, "the ports file is that of the weir before");
         }
         drop(parts);
         service_manager.ready(&shared);

@@ -10,7 +10,7 @@ use std::{
 };
 
 use tokio::task::JoinSet;
-use weir_testkit::{admin::AdminSocket, fleet::seen_by, *};
+use weir_testkit::{admin::AdminSocket, fleet::seen_by, takeover::Between, *};
 
 use crate::{
     fleet_quota::{QUOTA, attempts, come, never_over, with_quota},
@@ -215,6 +215,34 @@ async fn the_process_before_has_the_leases_until_the_new_one_serves() {
     goes_on(&fleet, &cluster, &crowd).await;
     assert_eq!(news(&fleet, 0), before, "the others see nothing");
     is_taken_over_at_last(fleet, &cluster, crowd).await;
+}
+
+/// The process before dies when the new one has all sessions, or serves already, and has not given its leases.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_new_process_is_the_weir_of_the_fleet_when_the_one_before_dies() {
+    let cluster = three_servers(|server| server).await;
+    let (mut fleet, admins) = with_leases(&with_quota(WeirConfig::of(&cluster))).await;
+    let all = fleet.addresses();
+    let crowd = come(&all, 150);
+    crowd.settles_at(QUOTA).await;
+    for message in ["serve", "fleet"] {
+        let (mut between, new) = Between::start(&fleet.weirs[0], &admins[0]).await;
+        let held = between.passes_until(message).await;
+        fleet.weirs[0].kill9();
+        fleet.weirs[0].replace(new);
+        drop((held, between));
+        fleet.weirs[0].serves().await;
+        crowd.settles_at(QUOTA).await;
+        assert_eq!(crowd.lost(), 0, "{message}: {:?}", crowd.ends());
+        fleet.is_whole().await;
+        holds(&fleet, &cluster, QUOTA).await;
+        never_over(&cluster).await;
+    }
+    crowd.end().await;
+    fleet.assert_idle().await;
+    let clients = attempts(&all[..1], 150).await;
+    assert_eq!(clients.len(), QUOTA, "all of them at that weir");
+    never_over(&cluster).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -114,6 +114,7 @@ mod strangers;
 mod system_account;
 mod system_account_reserve;
 mod takeover;
+mod takeover_commit;
 mod takeover_kinds;
 mod tcp_timeouts;
 mod test_script;

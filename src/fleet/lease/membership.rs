@@ -125,6 +125,16 @@ impl OwnMembership {
         self.is_member.then_some(self.term)
     }
 
+    /// The last term that was tried.
+    pub fn last_term(&self) -> u32 {
+        self.term
+    }
+
+    /// Another process of this holder has tried the terms up to this one.
+    pub fn have_tried(&mut self, term: u32) {
+        self.term = self.term.max(term);
+    }
+
     pub fn was_member(&self) -> bool {
         self.was_member
     }

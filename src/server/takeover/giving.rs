@@ -239,6 +239,7 @@ impl Giving {
             sockets,
             sessions: self.shared.sessions.len(),
             fleet: self.member().zip(self.shared.fleet.as_ref().map(|fleet| fleet.run())),
+            fleet_mark: self.fleet.as_ref().map(FleetLink::mark).unwrap_or_default(),
         };
         info!(sessions = offer.sessions, "another process is about to take over");
         let descriptors: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();

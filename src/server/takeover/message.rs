@@ -16,6 +16,7 @@ use strum::IntoStaticStr;
 use tokio::time::timeout;
 
 use crate::{
+    fleet::takeover::FleetMark,
     net::passing::{Receiver, Sender},
     session::takeover::{ClientState, SessionState},
 };
@@ -89,6 +90,8 @@ pub struct Offer {
     pub sessions: usize,
     /// The fleet that it is of, and which process of it.
     pub fleet: Option<(FleetName, u64)>,
+    /// How far it is there, for a new process that hears no more of it.
+    pub fleet_mark: FleetMark,
 }
 
 /// A fleet, and what a weir is called there.

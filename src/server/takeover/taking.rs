@@ -33,7 +33,7 @@ use crate::{
     fleet_link::FleetLink,
     identity::{Keys, Secret},
     net::{
-        passing::{self, Receiver, Sender},
+        passing::{self, Receiver, Sender, is_end},
         timer,
     },
     server::{
@@ -93,6 +93,12 @@ pub struct Taking {
     /// What sessions hold here that go on there.
     stay: HashMap<u64, Places>,
     taken: usize,
+    /// More than the id of each session and client that was taken.
+    next_id: u64,
+    /// The old process has ended before it has said all.
+    is_alone: bool,
+    /// This process is the weir of the fleet.
+    has_fleet: bool,
 }
 
 impl fmt::Debug for Taking {
@@ -118,25 +124,29 @@ impl Taking {
         FleetName::agree(offer.fleet.as_ref().map(|(running, _)| running), fleet.as_ref())?;
         let sockets = sockets(&offer, descriptors)?;
         info!(pid = offer.pid, weir = offer.weir, sessions = offer.sessions, "takes over from a running weir");
-        Ok((
-            Self {
-                sender,
-                receiver,
-                offer: *offer,
-                batch: Batch::default(),
-                until_serving: Some(Vec::new()),
-                stay: HashMap::new(),
-                taken: 0,
-            },
-            sockets,
-        ))
+        Ok((Self::offered(sender, receiver, *offer), sockets))
     }
 
-    /// One that has had its offer.
+    /// One that has had this offer.
+    pub(super) fn offered(sender: Sender, receiver: Receiver, offer: Offer) -> Self {
+        Self {
+            sender,
+            receiver,
+            offer,
+            batch: Batch::default(),
+            until_serving: Some(Vec::new()),
+            stay: HashMap::new(),
+            taken: 0,
+            next_id: 0,
+            is_alone: false,
+            has_fleet: false,
+        }
+    }
+
+    /// Whether the old process has ended before it has said all.
     #[cfg(test)]
-    pub(super) fn between(sender: Sender, receiver: Receiver) -> Self {
-        let (offer, batch) = (Offer::default(), Batch::default());
-        Self { sender, receiver, offer, batch, until_serving: Some(Vec::new()), stay: HashMap::new(), taken: 0 }
+    pub(super) fn is_alone(&self) -> bool {
+        self.is_alone
     }
 
     /// From where moments count, by the monotonic clock.
@@ -157,14 +167,18 @@ impl Taking {
     }
 
     /// All is ready to go on with what the old process has: takes its sessions over, until nothing is left but to
-    /// accept clients.
+    /// accept clients. That is so, too, when the old process ends before it has said all: nobody else has the listening
+    /// sockets then, and what it has given.
     ///
     /// # Errors
     /// The old process has broken off. What it has not given is its own.
     pub async fn take(&mut self, home: &Home) -> Result<(), TakeoverError> {
-        send(&mut self.sender, &Message::Ready, &[]).await?;
+        self.tell(&Message::Ready).await?;
         loop {
-            let (message, descriptors) = next(&mut self.receiver).await?;
+            let Some((message, descriptors)) = self.next().await? else {
+                self.goes_on_alone(home);
+                return Ok(());
+            };
             match message {
                 Message::Serve { next_id, is_paused } => {
                     home.shared.next_id.fetch_max(next_id, Relaxed);
@@ -180,21 +194,67 @@ impl Taking {
         }
     }
 
+    /// The next message; `None`: the old process has ended.
+    async fn next(&mut self) -> Result<Option<(Message, Vec<OwnedFd>)>, TakeoverError> {
+        let has_been_given = self.taken > 0 || self.until_serving.as_ref().is_some_and(|clients| !clients.is_empty());
+        let receiving = receive(&mut self.receiver);
+        tokio::pin!(receiving);
+        let received = match timeout(ANSWERS_WITHIN, &mut receiving).await {
+            Ok(received) => received,
+            // With this process would end what it has been given.
+            Err(_) if has_been_given => {
+                let within = ANSWERS_WITHIN;
+                warn!(
+                    ?within,
+                    "the weir that is taken over from says nothing: nobody is accepted until it does, or ends"
+                );
+                receiving.await
+            }
+            Err(_) => return Err(TakeoverError::BrokenOff(format!("it says nothing for {ANSWERS_WITHIN:?}"))),
+        };
+        match received {
+            Ok(Some((Message::Abort { why }, _))) => Err(TakeoverError::BrokenOff(why)),
+            Ok(received) => Ok(received),
+            Err(err) if is_end(&err) => Ok(None),
+            Err(err) => Err(err.into()),
+        }
+    }
+
+    /// Says something to the old process. Where that has ended the next message is `None`, behind all that it has said.
+    async fn tell(&mut self, message: &Message) -> io::Result<()> {
+        match send(&mut self.sender, message, &[]).await {
+            Err(err) if is_end(&err) => Ok(()),
+            sent => sent,
+        }
+    }
+
+    /// The old process has ended: this one goes on with what it has been given. A batch without its `Go` is lost with
+    /// the old process, whose sessions may have gone on there in the last moment.
+    fn goes_on_alone(&mut self, home: &Home) {
+        let (pid, sessions) = (self.offer.pid, self.taken);
+        warn!(pid, sessions, "the weir that is taken over from has ended too soon: what it has given goes on");
+        self.is_alone = true;
+        self.batch = Batch::default();
+        self.forget_all(home);
+        home.shared.next_id.fetch_max(self.next_id, Relaxed);
+        home.start(self.until_serving.take().unwrap_or_default());
+    }
+
     /// Clients are accepted from now on.
-    ///
-    /// # Errors
-    /// Those of the connection.
-    pub async fn serving(&mut self, home: &Home) -> Result<(), TakeoverError> {
-        home.shared.takeover.set_follows(true);
-        send(&mut self.sender, &Message::Serving, &[]).await?;
+    pub async fn serving(&mut self, home: &Home) {
+        if !self.is_alone {
+            home.shared.takeover.set_follows(true);
+            if let Err(err) = self.tell(&Message::Serving).await {
+                warn!(%err, "the rest of a takeover has gone wrong");
+            }
+        }
         info!(pid = self.offer.pid, sessions = self.taken, stay = self.stay.len(), "has taken over");
-        Ok(())
     }
 
     /// Takes in what still comes of the old process: sessions whose logins were under way, and ends. Returns once that
     /// process is gone.
     pub async fn follow(mut self, home: Home) {
-        loop {
+        while !self.is_alone {
             match receive(&mut self.receiver).await {
                 Ok(Some((message, descriptors))) => {
                     if let Err(err) = self.take_in(message, descriptors, &home).await {
@@ -204,16 +264,19 @@ impl Taking {
                 }
                 Ok(None) => break,
                 Err(err) => {
-                    warn!(%err, "the rest of a takeover has gone wrong");
+                    if !is_end(&err) {
+                        warn!(%err, "the rest of a takeover has gone wrong");
+                    }
                     break;
                 }
             }
         }
-        let mut elsewhere = home.shared.takeover.elsewhere();
-        self.stay.keys().for_each(|id| _ = elsewhere.remove(id));
-        drop(elsewhere);
+        self.forget_all(&home);
         home.shared.takeover.set_follows(false);
         info!(pid = self.offer.pid, "the weir that was taken over from is gone");
+        if let Some(fleet) = home.fleet.as_ref().filter(|_| !self.has_fleet) {
+            fleet.begin_after(&home.shared, self.offer.fleet_mark);
+        }
     }
 
     async fn take_in(&mut self, message: Message, descriptors: Vec<OwnedFd>, home: &Home) -> Result<(), TakeoverError> {
@@ -222,10 +285,12 @@ impl Taking {
             Message::Clients { clients } => self.batch.take_clients(clients, descriptors, home),
             Message::Batch { number } => {
                 let refused = self.batch.counted().await;
-                send(&mut self.sender, &Message::Counted { number, refused }, &[]).await?;
+                self.tell(&Message::Counted { number, refused }).await?;
             }
             Message::Go { .. } => {
                 let (went, clients) = self.batch.go();
+                let ids = went.iter().copied().chain(clients.iter().map(|(_, client, _)| client.id));
+                self.next_id = ids.fold(self.next_id, |next, id| next.max(id.saturating_add(1)));
                 match &mut self.until_serving {
                     Some(waiting) => waiting.extend(clients),
                     None => home.start(clients),
@@ -242,6 +307,7 @@ impl Taking {
                 Ok(state) => {
                     if let Some(fleet) = &home.fleet {
                         fleet.adopt(&home.shared, state, Moment::from_raw(at).into());
+                        self.has_fleet = true;
                     }
                 }
                 Err(err) => return Err(TakeoverError::BrokenOff(format!("what it says of its fleet: {err}"))),
@@ -281,6 +347,12 @@ impl Taking {
                 home.shared.takeover.elsewhere().insert(id, to_count);
             }
         }
+    }
+
+    /// No session is there any more.
+    fn forget_all(&mut self, home: &Home) {
+        let mut elsewhere = home.shared.takeover.elsewhere();
+        self.stay.drain().for_each(|(id, _)| _ = elsewhere.remove(&id));
     }
 
     /// These sessions are not there any more.

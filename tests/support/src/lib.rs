@@ -21,7 +21,7 @@ pub mod operator;
 pub mod ports;
 pub mod process;
 pub mod skip;
-mod takeover;
+pub mod takeover;
 pub mod tls;
 pub mod websocket;
 pub mod weir;

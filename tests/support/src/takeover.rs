@@ -1,5 +1,7 @@
 //! `weir run --takeover`: another process in the place of the one under test.
 
+mod between;
+
 use std::mem;
 use std::process::{Command, ExitStatus};
 
@@ -9,12 +11,31 @@ use crate::process::Process;
 use crate::weir::{Weir, binary};
 use crate::{PATIENCE, eventually};
 
+pub use between::Between;
+
 impl Weir {
     /// Starts another process, with the configuration as it is by now, that takes over from this one, and waits until
     /// it serves. Returns the one before, which may have sessions left.
     pub async fn is_taken_over(&mut self) -> Process {
-        let mut new = self.start_takeover();
-        let ports = self.ports_file();
+        let new = self.start_takeover();
+        self.is_replaced_by(new).await
+    }
+
+    /// Waits until this process serves in the place of the one under test. Returns the one before.
+    pub async fn is_replaced_by(&mut self, new: Process) -> Process {
+        let before = self.replace(new);
+        self.serves().await;
+        before
+    }
+
+    /// This process is the one under test from now on. Returns the one before.
+    pub fn replace(&mut self, new: Process) -> Process {
+        mem::replace(&mut self.process, new)
+    }
+
+    /// Waits until the process serves.
+    pub async fn serves(&mut self) {
+        let (ports, new) = (self.ports_file(), &mut self.process);
         let what = "another process has taken over";
         eventually(PATIENCE, what, async || {
             if let Some(status) = new.exited() {
@@ -24,7 +45,6 @@ impl Weir {
             if ports["pid"] == new.pid() { Ok(()) } else { Err(new.log_tail(5)) }
         })
         .await;
-        mem::replace(&mut self.process, new)
     }
 
     /// Starts another process that is to take over from this one.

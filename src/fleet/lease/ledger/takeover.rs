@@ -75,6 +75,18 @@ impl Ledger {
         self.due.all();
     }
 
+    /// The last term that this process has tried.
+    pub fn last_term(&self) -> u32 {
+        self.own.last_term()
+    }
+
+    /// Another process of this holder has ended without giving anything, a few terms after `term`: this one goes on, as
+    /// after [`Self::take_back`]. To be called before this one has begun any operation.
+    pub fn begin_after(&mut self, term: u32, now: Instant) {
+        self.own.have_tried(term);
+        self.take_back(now);
+    }
+
     /// Goes on with what another process gave at `then`, before this one has begun any operation.
     pub fn adopt(&mut self, state: &LedgerState, then: Instant, now: Instant) {
         for one in &state.quotas {

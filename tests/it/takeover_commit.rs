@@ -1,0 +1,64 @@
+//! Takeovers of which one process dies, or stands still, in the middle: at each moment exactly one of both serves.
+
+use futures::future::join_all;
+use weir_testkit::{admin::AdminSocket, takeover::Between, *};
+
+const QUOTA: usize = 10;
+
+/// weir with an admin socket, and a server whose account A has a quota.
+async fn weir() -> (NatsServer, Weir, AdminSocket) {
+    let options = ServerOptions::named("n1").with("accounts: { A: { users: [{user: a, password: p}] } }");
+    let (server, admin) = (NatsServer::start(options).await, AdminSocket::default());
+    let quota = format!("[accounts.A]\nusers = [\"a\"]\nmax_connections = {QUOTA}");
+    let config = WeirConfig::of_servers(&[&server]).table(&quota).table(&admin.toml()).log_level("info");
+    let weir = config.start().await;
+    (server, weir, admin)
+}
+
+fn login() -> Login {
+    Login::user("a", "p")
+}
+
+async fn connect(weir: &Weir, n: usize) -> Vec<RawClient> {
+    let login = login();
+    join_all((0..n).map(|_| RawClient::connect(&weir.address, &login))).await
+}
+
+/// All sessions go on.
+async fn go_on(clients: &mut [RawClient]) {
+    for client in clients {
+        client.round_trip().await.expect("a session goes on");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_new_process_serves_with_all_that_it_has_when_the_old_one_dies() {
+    for message in ["serve", "remember"] {
+        let (server, mut weir, admin) = weir().await;
+        let mut clients = connect(&weir, 4).await;
+        let (mut between, new) = Between::start(&weir, &admin).await;
+        let held = between.passes_until(message).await;
+        weir.kill9();
+        weir.replace(new);
+        // It dies at this message of its own, which the new process does not get.
+        drop((held, between));
+        weir.serves().await;
+        weir.says("the weir that was taken over from is gone").await;
+        let status = admin.answers(&["status"]).await;
+        assert_eq!(status["pid"], weir.pid(), "it answers at the admin socket");
+        if message == "remember" {
+            // It has heard nothing but that there are sockets.
+            drop(clients);
+            connect(&weir, 1).await;
+            continue;
+        }
+        go_on(&mut clients).await;
+        clients.extend(connect(&weir, QUOTA - 4).await);
+        let refused = RawClient::attempt(&weir.address, &login(), PATIENCE).await;
+        assert_eq!(refused.refusal(), Some("maximum account active connections exceeded"), "{refused:?}");
+        go_on(&mut clients).await;
+        weir.agrees_with_servers(&[&server]).await;
+        drop(clients);
+        weir.until("all are gone", |metrics| metrics.sum("weir_account_connections") == 0.0).await;
+    }
+}
