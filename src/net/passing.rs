@@ -95,6 +95,12 @@ impl Receiver {
         self.0.read_exact(&mut message).await?;
         Ok(Some((message, descriptors)))
     }
+
+    /// Reads on without understanding anything, until the other process has closed its end.
+    pub async fn ended(&mut self) {
+        let mut passed_over = [0; 4096];
+        while self.0.read(&mut passed_over).await.is_ok_and(|read| read > 0) {}
+    }
 }
 
 /// Whether an error of the connection says that the other process has closed its end: perhaps in the middle of a

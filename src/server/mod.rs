@@ -40,7 +40,7 @@ use std::{
 use arc_swap::ArcSwap;
 use tokio::{
     runtime,
-    sync::{Notify, mpsc},
+    sync::{Notify, mpsc, oneshot},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -287,6 +287,7 @@ impl Assembly {
             passed.forget();
         }
         parts.listeners.begin();
+        let (tell, mut broken_off) = oneshot::channel();
         // With this process would end all that it has been given, so that no error ends it from now on.
         if let Some(mut taking) = taking {
             if let Err(err) = serve_operators(&mut parts).await {
@@ -294,7 +295,7 @@ impl Assembly {
             }
             taking.serving(&home).await;
             members.drains_go_on();
-            tokio::spawn(taking.follow(home));
+            tokio::spawn(async move { taking.follow(home).await.map_err(|why| tell.send(why)) });
         }
         if let Some(admin) = &config.admin {
             info!(socket = %admin.socket.display(), "the admin socket is open");
@@ -317,6 +318,7 @@ impl Assembly {
         }
 
         tokio::select! {
+            Ok(why) = &mut broken_off => return Err(why.into()),
             () = signals.next() => {
                 let drain = reloader.drain();
                 service_manager.stopping(&drain);

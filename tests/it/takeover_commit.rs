@@ -1,8 +1,12 @@
 //! Takeovers of which one process dies, or stands still, in the middle: at each moment exactly one of both serves.
 
-use futures::future::join_all;
-use weir_testkit::{admin::AdminSocket, takeover::Between, *};
+use std::time::Duration;
 
+use futures::future::join_all;
+use weir_testkit::{admin::AdminSocket, history::History, takeover::Between, *};
+
+/// Longer than the old process waits for an answer.
+const LONGER_THAN_ANSWERS: Duration = Duration::from_secs(7);
 const QUOTA: usize = 10;
 
 /// weir with an admin socket, and a server whose account A has a quota.
@@ -60,5 +64,45 @@ async fn the_new_process_serves_with_all_that_it_has_when_the_old_one_dies() {
         weir.agrees_with_servers(&[&server]).await;
         drop(clients);
         weir.until("all are gone", |metrics| metrics.sum("weir_account_connections") == 0.0).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_process_that_serves_late_is_the_only_one() {
+    for message in ["serve", "serving"] {
+        let (server, mut weir, admin) = weir().await;
+        let mut clients = connect(&weir, 4).await;
+        let (mut between, new) = Between::start(&weir, &admin).await;
+        let held = between.passes_until(message).await;
+        tokio::time::sleep(LONGER_THAN_ANSWERS).await;
+        between.pass(held).await;
+        between.passes_all();
+        // Several times as many as may be in, so that each process that serves has more than it may let in.
+        let crowd =
+            join_all((0..4 * QUOTA).map(|_| async { RawClient::attempt(&weir.address, &login(), PATIENCE).await }));
+        let crowd = crowd.await;
+        let history = History::of_servers([&server].into_iter(), "A").await;
+        assert!(history.most() <= QUOTA as i64, "{message} came late: {} of {QUOTA} are in", history.most());
+        let mut before = weir.is_replaced_by(new).await;
+        go_on(&mut clients).await;
+        assert!(before.wait(PATIENCE).await.success(), "it has given all: {}", before.log());
+        assert!(before.log().contains("the new process does not serve yet"), "{}", before.log());
+        drop((crowd, clients));
+        weir.until("all are gone", |metrics| metrics.sum("weir_account_connections") == 0.0).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_process_that_dies_before_it_serves_is_replaced_by_the_old_one() {
+    for message in ["serve", "serving"] {
+        let (_server, weir, admin) = weir().await;
+        let (mut between, mut new) = Between::start(&weir, &admin).await;
+        let held = between.passes_until(message).await;
+        new.kill();
+        drop((held, between));
+        weir.says("a takeover is off").await;
+        go_on(&mut connect(&weir, QUOTA).await).await;
+        let status = admin.answers(&["status"]).await;
+        assert_eq!(status["pid"], weir.pid());
     }
 }

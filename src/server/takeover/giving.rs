@@ -32,7 +32,7 @@ use crate::{
         service_manager::ServiceManager,
         takeover::{
             message::{FleetName, Message, Offer, Offered, OtherFleet, VERSION, receive, send},
-            successor::{self, NoSuccessor, Start},
+            successor::{self, NoSuccessor, Start, Successor},
         },
     },
     session::{Shared, takeover::KeptPlaces},
@@ -43,10 +43,10 @@ use crate::{
 const HELLO_WITHIN: Duration = Duration::from_secs(5);
 /// How long it may take to read its servers and to start.
 const READY_WITHIN: Duration = Duration::from_secs(60);
-/// How long it may take to count a batch, whose sessions stand still, and to accept clients at last.
+/// How long it may take to count a batch, whose sessions stand still.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
-/// If the new process ends so soon this one goes on.
-const MAY_GO_BACK: Duration = Duration::from_secs(3);
+/// The process before, if it does not say so, goes on no longer than this when this one ends.
+const MAY_GO_BACK: Duration = Duration::from_secs(30);
 
 /// Gives what this process has to another one.
 pub struct Giving {
@@ -62,7 +62,7 @@ pub struct Giving {
     /// Another process serves now.
     given: Arc<Notify>,
     /// Which one that is.
-    served_by: watch::Sender<Option<u32>>,
+    successor: watch::Sender<Successor>,
     start: Start,
     service_manager: ServiceManager,
 }
@@ -90,10 +90,7 @@ pub(super) enum Off {
 
 impl From<io::Error> for Off {
     fn from(err: io::Error) -> Self {
-        match err.kind() {
-            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => Self::Gone,
-            _ => Self::Os(err),
-        }
+        if passing::is_end(&err) { Self::Gone } else { Self::Os(err) }
     }
 }
 
@@ -130,7 +127,7 @@ impl Giving {
             admin_stop,
             is_under_way: AtomicBool::new(false),
             given,
-            served_by: watch::Sender::default(),
+            successor: watch::Sender::default(),
             start: Start::of_this_process(),
             service_manager,
         })
@@ -145,10 +142,10 @@ impl Giving {
         let (pid, child) = self.start.begin()?;
         info!(pid, "another process is started, to take over");
         let (tell, told) = oneshot::channel();
-        let served_by = self.served_by.subscribe();
+        let successor = self.successor.subscribe();
         // Whoever has asked may leave.
         tokio::spawn(async move {
-            let result = successor::serves(pid, child, served_by).await;
+            let result = successor::has_all(pid, child, successor).await;
             if let Err(why) = &result {
                 warn!(%why, "an upgrade has failed: all goes on here");
             }
@@ -168,7 +165,7 @@ impl Giving {
         if self.shared.admission.is_lame_duck() {
             return Err("it is about to end");
         }
-        if self.shared.takeover.follows() && self.took_over.is_some_and(|at| at.elapsed() < MAY_GO_BACK) {
+        if self.shared.takeover.may_go_back() && self.took_over.is_some_and(|at| at.elapsed() < MAY_GO_BACK) {
             // The process before would take the end of this one for a takeover that has gone wrong.
             return Err("it has just taken over itself: try again in a few seconds");
         }
@@ -191,7 +188,7 @@ impl Giving {
         let (mut sender, receiver) = passing::channel(stream);
         let mut receiver = Mailbox::new(receiver);
         let given = match self.prepare(&mut sender, &mut receiver).await {
-            Ok(()) => self.hand_all(sender, &mut receiver).await,
+            Ok(()) => self.hand_all(sender, &mut receiver, pid).await,
             Err(off) => Err((off, (sender, Vec::new()))),
         };
         match given {
@@ -199,7 +196,7 @@ impl Giving {
                 if let Some(pid) = pid {
                     self.service_manager.another_process(pid);
                 }
-                self.served_by.send_replace(pid);
+                self.successor.send_replace(pid.map_or(Successor::None, Successor::HasAll));
                 self.given.notify_one();
                 // The other process may end before this one.
                 let _ = rest.tell_of_ends().await;
@@ -276,6 +273,7 @@ impl Giving {
         self: &Arc<Self>,
         sender: Sender,
         receiver: &mut Mailbox,
+        pid: Option<u32>,
     ) -> Result<SessionsToGive, (Off, (Sender, Vec<KeptPlaces>))> {
         let mut parts = self.reloader.parts().await;
         let began = Instant::now();
@@ -294,9 +292,13 @@ impl Giving {
             }
         };
         self.shared.takeover.ask_clients();
-        let mut given = rest.all(receiver, was_paused).await;
+        let mut given = rest.all(receiver).await;
+        if given.is_ok() {
+            given = rest.serve(receiver, was_paused).await;
+        }
         let took = began.elapsed();
         if given.is_ok() {
+            self.successor.send_replace(pid.map_or(Successor::None, Successor::Serves));
             given = self.give_fleet(&mut rest).await;
         }
         if given.is_ok() {
@@ -328,6 +330,7 @@ impl Giving {
                 {
                     fleet.take_back(&self.shared);
                 }
+                self.successor.send_replace(Successor::None);
                 self.go_on(&mut parts, Some(suspended), was_paused).await;
                 Err((off, rest.into_sender()))
             }
@@ -374,8 +377,12 @@ impl Mailbox {
                     Err(err) => Err(err.into()),
                 };
                 let is_last = message.is_err();
-                if sender.send(message).await.is_err() || is_last {
+                if sender.send(message).await.is_err() {
                     return;
+                }
+                if is_last {
+                    // As long as the other process is there, it may serve.
+                    return receiver.ended().await;
                 }
             }
         });

@@ -11,15 +11,21 @@
 //!   counts them
 //!   Counted ────────────────────────►
 //!         ◄────────────────────────── Go                                 of the batch: go on
-//!         ◄────────────────────────── Stay, Serve
+//!         ◄────────────────────────── Stay, Serve                        to come: the new process's
 //!   Serving ────────────────────────►                                    are accepted
 //!         ◄────────────────────────── Fleet                              get what the fleet shares again
 //!   removes who has ended ◄────────── Ended                              of those that stay: drained
 //! ```
 //!
-//! Until `Go` a session is the old process's, and after it the new one's. Until `Serving` the old process can go on
-//! with all that it still has, and does so when the new one ends, stands still or says that it cannot. What no process
-//! of its own can be given stays: sessions in which weir ends TLS or WebSocket. The old process drains those and ends.
+//! Until `Go` a session is the old process's, and after it the new one's. What `Go` is for a batch, `Serve` is for all
+//! clients to come. Until the old process sends it, it goes on with all that it still has when the new one ends, stands
+//! still or says that it cannot. From then on the old process accepts nobody as long as the new one is there, however
+//! late that is, and goes on only where it has ended. The new process accepts clients once it has read `Serve`, or has
+//! seen that the old one has ended. A process is there as long as its end of the connection is open, and neither closes
+//! it while it serves. So there is no moment at which both serve.
+//!
+//! What no process of its own can be given stays: sessions in which weir ends TLS or WebSocket. The old process drains
+//! those and ends.
 
 mod giving;
 mod message;

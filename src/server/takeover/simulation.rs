@@ -244,7 +244,7 @@ async fn history(seed: u64) -> Outcome {
     let giving = async {
         let ready = mailbox.next(PATIENCE).await;
         let given = match ready {
-            Ok(Message::Ready) => gift.all(&mut mailbox, false).await.is_ok(),
+            Ok(Message::Ready) => gift.all(&mut mailbox).await.is_ok() && gift.serve(&mut mailbox, false).await.is_ok(),
             _ => false,
         };
         gift.end();

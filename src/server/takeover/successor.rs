@@ -4,6 +4,7 @@
 use std::{
     env,
     ffi::{OsStr, OsString},
+    future,
     path::{self, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     time::Duration,
@@ -85,25 +86,43 @@ impl Start {
     }
 }
 
-/// Waits until the process serves in the place of this one.
+/// Another process in the place of this one, by its process id.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Successor {
+    #[default]
+    None,
+    /// It serves. This process has logins under way.
+    Serves(u32),
+    /// It has all that goes to it.
+    HasAll(u32),
+}
+
+/// Waits until the process has all in the place of this one.
 ///
 /// # Errors
-/// It does not.
-pub(super) async fn serves(
+/// It does not serve.
+pub(super) async fn has_all(
     pid: u32,
     mut child: Child,
-    mut served_by: watch::Receiver<Option<u32>>,
+    mut successor: watch::Receiver<Successor>,
 ) -> Result<(), NoSuccessor> {
-    let serves = async {
-        tokio::select! {
-            biased;
-            _ = served_by.wait_for(|by| *by == Some(pid)) => Ok(()),
-            status = ended(&mut child) => Err(NoSuccessor::Ended(pid, status)),
+    let until = sleep(SERVES_WITHIN);
+    let serving = successor.clone();
+    let late = async {
+        until.await;
+        if *serving.borrow() == Successor::Serves(pid) {
+            // It has clients and sessions.
+            future::pending::<()>().await;
         }
     };
-    let result = timeout(SERVES_WITHIN, serves).await.unwrap_or(Err(NoSuccessor::Late(pid)));
+    let result = tokio::select! {
+        biased;
+        _ = successor.wait_for(|one| *one == Successor::HasAll(pid)) => Ok(()),
+        status = ended(&mut child) => Err(NoSuccessor::Ended(pid, status)),
+        () = late => Err(NoSuccessor::Late(pid)),
+    };
     if result == Err(NoSuccessor::Late(pid)) {
-        // Whatever it still does, it is nobody's any more.
+        // Whatever it still does, it is nobody's any more. One that is to serve and does not is waited for until it ends.
         if timeout(ENDS_WITHIN, ended(&mut child)).await.is_err() {
             let _ = child.kill();
             let _ = timeout(ENDS_WITHIN, ended(&mut child)).await;
@@ -175,8 +194,29 @@ mod tests {
         let not = start("/nowhere/weir").begin().unwrap_err().to_string();
         assert!(not.starts_with("/nowhere/weir cannot be started: "), "{not}");
         let (pid, child) = start("false").begin().unwrap();
-        let (_served_by, never) = watch::channel(None);
-        let ended = serves(pid, child, never).await.unwrap_err();
+        let (_successor, never) = watch::channel(Successor::None);
+        let ended = has_all(pid, child, never).await.unwrap_err();
         assert!(matches!(ended, NoSuccessor::Ended(of, status) if of == pid && !status.success()), "{ended}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_is_late_is_killed_unless_it_serves() {
+        let start = || {
+            let start = Start { executable: "sh".into(), arguments: words(&["-c", "exec sleep 600"]) };
+            start.begin().unwrap()
+        };
+        let (pid, child) = start();
+        let (successor, receiver) = watch::channel(Successor::None);
+        assert_eq!(has_all(pid, child, receiver).await, Err(NoSuccessor::Late(pid)));
+        let (pid, child) = start();
+        let receiver = successor.subscribe();
+        successor.send_replace(Successor::Serves(pid));
+        tokio::spawn(async move {
+            sleep(SERVES_WITHIN * 2).await;
+            successor.send_replace(Successor::HasAll(pid));
+        });
+        assert_eq!(has_all(pid, child, receiver).await, Ok(()));
+        let of_child = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+        rustix::process::kill_process(of_child, rustix::process::Signal::KILL).expect("it is there still");
     }
 }

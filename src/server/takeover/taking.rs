@@ -243,7 +243,7 @@ impl Taking {
     /// Clients are accepted from now on.
     pub async fn serving(&mut self, home: &Home) {
         if !self.is_alone {
-            home.shared.takeover.set_follows(true);
+            home.shared.takeover.set_may_go_back(true);
             if let Err(err) = self.tell(&Message::Serving).await {
                 warn!(%err, "the rest of a takeover has gone wrong");
             }
@@ -253,30 +253,34 @@ impl Taking {
 
     /// Takes in what still comes of the old process: sessions whose logins were under way, and ends. Returns once that
     /// process is gone.
-    pub async fn follow(mut self, home: Home) {
+    ///
+    /// # Errors
+    /// The old process accepts clients again: one of the version before does so when it has waited in vain for too
+    /// long. This one must not.
+    pub async fn follow(mut self, home: Home) -> Result<(), TakeoverError> {
         while !self.is_alone {
-            match receive(&mut self.receiver).await {
-                Ok(Some((message, descriptors))) => {
-                    if let Err(err) = self.take_in(message, descriptors, &home).await {
-                        warn!(%err, "the rest of a takeover has gone wrong");
-                        break;
-                    }
-                }
+            let wrong = match receive(&mut self.receiver).await {
+                Ok(Some((Message::Abort { why }, _))) => return Err(TakeoverError::BrokenOff(why)),
+                Ok(Some((message, descriptors))) => self.take_in(message, descriptors, &home).await.err(),
                 Ok(None) => break,
-                Err(err) => {
-                    if !is_end(&err) {
-                        warn!(%err, "the rest of a takeover has gone wrong");
-                    }
-                    break;
-                }
+                Err(err) if is_end(&err) => break,
+                Err(err) => Some(err.into()),
+            };
+            if let Some(err) = wrong {
+                warn!(%err, "the rest of a takeover has gone wrong");
+                self.forget_all(&home);
+                // As long as this end is open the old process knows that this one is there, and accepts nobody.
+                self.receiver.ended().await;
+                break;
             }
         }
         self.forget_all(&home);
-        home.shared.takeover.set_follows(false);
+        home.shared.takeover.set_may_go_back(false);
         info!(pid = self.offer.pid, "the weir that was taken over from is gone");
         if let Some(fleet) = home.fleet.as_ref().filter(|_| !self.has_fleet) {
             fleet.begin_after(&home.shared, self.offer.fleet_mark);
         }
+        Ok(())
     }
 
     async fn take_in(&mut self, message: Message, descriptors: Vec<OwnedFd>, home: &Home) -> Result<(), TakeoverError> {
@@ -312,7 +316,11 @@ impl Taking {
                 }
                 Err(err) => return Err(TakeoverError::BrokenOff(format!("what it says of its fleet: {err}"))),
             },
-            Message::Ended { sessions } => self.forget(&sessions, home),
+            Message::Ended { sessions } => {
+                // It says so behind the last session that it gives.
+                home.shared.takeover.set_may_go_back(false);
+                self.forget(&sessions, home);
+            }
             Message::Abort { why } => return Err(TakeoverError::BrokenOff(why)),
             message => return Err(unexpected(&message)),
         }

@@ -78,8 +78,8 @@ pub struct Takeover {
     asks_clients: AtomicBool,
     /// Clients in the kernel's queues are another process's.
     leaves_backlog: AtomicBool,
-    /// The process from which this one has taken over is there.
-    follows: AtomicBool,
+    /// The process from which this one has taken over is there, and serves again when this one ends.
+    may_go_back: AtomicBool,
     /// Sessions of processes before this one, which this one counts.
     elsewhere: Mutex<HashMap<u64, SessionState>>,
 }
@@ -117,13 +117,14 @@ impl Takeover {
         self.stopped.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether the process from which this one has taken over is there still.
-    pub fn follows(&self) -> bool {
-        self.follows.load(Relaxed)
+    /// Whether the process from which this one has taken over may take the end of this one for a takeover that has gone
+    /// wrong, and serve again.
+    pub fn may_go_back(&self) -> bool {
+        self.may_go_back.load(Relaxed)
     }
 
-    pub fn set_follows(&self, follows: bool) {
-        self.follows.store(follows, Relaxed);
+    pub fn set_may_go_back(&self, may_go_back: bool) {
+        self.may_go_back.store(may_go_back, Relaxed);
     }
 
     /// Sessions of processes before this one, which this one counts: another one that takes over is to count them too.

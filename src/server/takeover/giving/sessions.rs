@@ -94,11 +94,8 @@ impl SessionsToGive {
         (self.sender, self.kept)
     }
 
-    pub(in crate::server::takeover) async fn all(
-        &mut self,
-        receiver: &mut Mailbox,
-        is_paused: bool,
-    ) -> Result<(), Off> {
+    /// Gives all that can go. Where that goes wrong this process can go on with the rest.
+    pub(in crate::server::takeover) async fn all(&mut self, receiver: &mut Mailbox) -> Result<(), Off> {
         // First, so that nothing has been given yet where the new process cannot read it.
         match self.shared.remembered(timer::now()).to_json().map(String::from_utf8) {
             Ok(Ok(text)) => send(&mut self.sender, &Message::Remember { text }, &[]).await?,
@@ -106,12 +103,40 @@ impl SessionsToGive {
         }
         self.clients(receiver, Instant::now() + LOGINS_WITHIN).await?;
         self.sessions(receiver, Instant::now() + SESSIONS_WITHIN).await?;
-        self.tell_who_stays().await?;
+        self.tell_who_stays().await
+    }
+
+    /// Has the new process serve, and waits until it does. Once it is told so this process accepts nobody as long as
+    /// that one is there, however long it takes: it may accept clients already.
+    ///
+    /// # Errors
+    /// The new process has not been told, or has ended: this one can go on.
+    pub(in crate::server::takeover) async fn serve(
+        &mut self,
+        receiver: &mut Mailbox,
+        is_paused: bool,
+    ) -> Result<(), Off> {
+        if self.shared.admission.is_lame_duck() {
+            return Err(Off::Draining);
+        }
         let next_id = self.shared.next_id.load(Relaxed);
+        // Whoever has had only a part of it has not been told.
         send(&mut self.sender, &Message::Serve { next_id, is_paused }, &[]).await?;
-        match receiver.next(ANSWERS_WITHIN).await? {
-            Message::Serving => Ok(()),
-            other => Err(Off::Unexpected(other.name())),
+        let mut is_late = false;
+        loop {
+            match receiver.next(ANSWERS_WITHIN).await {
+                Ok(Message::Serving) => return Ok(()),
+                Err(Off::Late(within)) if !mem::replace(&mut is_late, true) => {
+                    warn!(?within, "the new process does not serve yet: who comes waits for it");
+                }
+                Err(Off::Late(_)) => {}
+                Err(off @ (Off::Gone | Off::Abort(_))) => return Err(off),
+                other => {
+                    let why = other.map_or_else(|off| off, |message| Off::Unexpected(message.name()));
+                    warn!(%why, "the new process is not understood, and taken to serve");
+                    return Ok(());
+                }
+            }
         }
     }
 
@@ -338,10 +363,7 @@ impl SessionsToGive {
             if is_over || Instant::now() >= until {
                 // Those that are left are drained: they are no sessions, or not for long.
                 let sessions = mem::take(&mut self.logins);
-                if !sessions.is_empty() {
-                    send(&mut self.sender, &Message::Ended { sessions }, &[]).await?;
-                }
-                return Ok(());
+                return Ok(send(&mut self.sender, &Message::Ended { sessions }, &[]).await?);
             }
         }
     }
