@@ -24,7 +24,7 @@ use crate::{
     fleet_link::FleetLink,
     server::{
         ServerError,
-        discovery::{self, ConnectUrls, Discovery},
+        discovery::{self, ConnectUrls, DiscoveredNow, DiscoveredServers, Discovery, NamedByServers},
         every_second, file_watch, fleet_addresses, fleets,
         members::{self, Members},
         mover::Mover,
@@ -60,18 +60,23 @@ impl Background {
         self.tasks.spawn("service manager", move |stop| service_manager.clone().keep_told(Arc::clone(&all), stop));
     }
 
-    /// Starts everything that asks the servers, the system account first, before any client takes a slot.
+    /// Starts everything that asks the servers, the system account first, before any client takes a slot. `before` are
+    /// servers that a process before this one has discovered.
     pub async fn watch_cluster(
         &self,
         config: &Config,
         account_lookups: mpsc::Receiver<AccountLookup>,
+        before: &DiscoveredServers,
     ) -> Result<(ClusterAccess, Members, Option<FleetLink>), ServerError> {
         let shared = &self.shared;
         // Before the system account, which is reached through the servers.
+        let now = DiscoveredNow::default();
         let discovery = match config.discover.as_ref().and_then(|discover| Some((discover, discover.from.as_ref()?))) {
-            Some((discover, from)) => Some(Discovery::begin(discover, from, &shared.servers).await),
+            Some((discover, from)) => Some(Discovery::begin(discover, from, (&now, before), &shared.servers).await),
             None => None,
         };
+        let asks_servers = config.discover.as_ref().filter(|discover| discover.connect_urls);
+        let named = asks_servers.map(|discover| NamedByServers::new(discover, (&now, before), &shared.servers));
         let system = self.open_system_account(config).await?;
         let access = ClusterAccess {
             system,
@@ -92,15 +97,15 @@ impl Background {
                 stop,
             )
         });
-        let members = Members::watch_all(shared, &self.tasks, access.clone(), fleet.clone(), config);
+        let members = Members::watch_all(shared, &self.tasks, access.clone(), (fleet.clone(), now), config);
         if let Some(discovery) = discovery {
             let (discovery, all, members) = (Arc::new(Mutex::new(discovery)), Arc::clone(shared), members.clone());
             self.tasks.spawn("discovery", move |stop| {
                 discovery::follow_name(Arc::clone(&discovery), Arc::clone(&all), members.clone(), stop)
             });
         }
-        if let Some(discover) = config.discover.as_ref().filter(|discover| discover.connect_urls) {
-            let urls = ConnectUrls::new(discover, access.clone(), &config.upstream);
+        if let Some(named) = named {
+            let urls = ConnectUrls::new(named, access.clone(), &config.upstream);
             let (urls, all, members) = (Arc::new(Mutex::new(urls)), Arc::clone(shared), members.clone());
             self.tasks.spawn("discovery by servers", move |stop| {
                 discovery::follow_servers(Arc::clone(&urls), Arc::clone(&all), members.clone(), stop)

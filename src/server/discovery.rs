@@ -1,8 +1,13 @@
 //! Follows what stands for the servers of the cluster (`[cluster] discover`, `discover_connect_urls`): servers come and
 //! go with its addresses. Whoever is asked and fails, hangs or answers nothing changes nothing.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    sync::{self, Arc, MutexGuard, PoisonError},
+    time::Duration,
+};
 
+use serde::{Deserialize, Serialize};
 use tokio::{
     sync::Mutex,
     time::{Instant, sleep, timeout},
@@ -35,15 +40,55 @@ const ASK_SERVERS_AGAIN: Duration = Duration::from_secs(1);
 /// The most addresses that are tried in one round for who answers there.
 const MOST_TRIED: usize = 64;
 
+/// The servers that are discovered, for the process that takes over: it has them from its start on, as sessions are
+/// there.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DiscoveredServers {
+    /// The name that they are discovered by, and their addresses.
+    by_name: Option<(String, Vec<String>)>,
+    /// Those that other servers have named.
+    by_servers: Vec<String>,
+}
+
+/// The same as they are now: of the name, and of other servers.
+#[derive(Debug, Clone, Default)]
+pub struct DiscoveredNow {
+    by_name: Arc<sync::Mutex<Discovered>>,
+    by_servers: Arc<sync::Mutex<Discovered>>,
+}
+
+fn lock(discovered: &sync::Mutex<Discovered>) -> MutexGuard<'_, Discovered> {
+    discovered.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl DiscoveredNow {
+    /// As another process is told of them that has this configuration.
+    pub fn servers(&self, config: Option<&DiscoverConfig>) -> DiscoveredServers {
+        let addresses = |of: &sync::Mutex<Discovered>| lock(of).iter().map(|(address, _)| address.clone()).collect();
+        let name = config.and_then(|config| config.from.as_ref());
+        let by_name = name.map(|from| (from.name().to_owned(), addresses(&self.by_name)));
+        DiscoveredServers { by_name, by_servers: addresses(&self.by_servers) }
+    }
+}
+
 /// Servers that stand for addresses.
 struct Found {
     config: DiscoverConfig,
-    discovered: Discovered,
+    discovered: Arc<sync::Mutex<Discovered>>,
 }
 
 impl Found {
-    fn new(config: &DiscoverConfig) -> Self {
-        Self { config: config.clone(), discovered: Discovered::default() }
+    /// With the servers of a process before this one, before anything watches them.
+    fn new(
+        config: &DiscoverConfig,
+        discovered: &Arc<sync::Mutex<Discovered>>,
+        before: &[String],
+        servers: &Servers,
+    ) -> Self {
+        let mut found = Self { config: config.clone(), discovered: Arc::clone(discovered) };
+        found.answered(before.to_vec(), servers, |params| servers.add(params), |_| ());
+        found
     }
 
     /// Whether another server than those that stand for an address is there.
@@ -54,7 +99,7 @@ impl Found {
     }
 
     fn stands(&self, server: ServerId) -> bool {
-        self.discovered.stands(server)
+        lock(&self.discovered).stands(server)
     }
 
     /// Takes in an answer.
@@ -66,11 +111,12 @@ impl Found {
         mut remove: impl FnMut(ServerId),
     ) {
         found.retain(|address| !self.is_taken(servers, address));
-        for change in self.discovered.answered(&found) {
+        let changes = lock(&self.discovered).answered(&found);
+        for change in changes {
             match change {
                 DiscoveredChange::Add(address) => {
                     let server = add(self.config.server_at(&address));
-                    self.discovered.added(address, server.id());
+                    lock(&self.discovered).added(address, server.id());
                 }
                 DiscoveredChange::Remove(server) => remove(server),
             }
@@ -95,9 +141,17 @@ pub struct Discovery {
 
 impl Discovery {
     /// Asks once, and adds what is found to the servers, before anything watches them. Without an answer in time weir
-    /// goes on, and finds them later.
-    pub async fn begin(config: &DiscoverConfig, from: &Discover, servers: &Servers) -> Self {
-        let found = Found::new(config);
+    /// goes on, and finds them later. Those that a process `before` has found by the same name are there until answers
+    /// lack them.
+    pub async fn begin(
+        config: &DiscoverConfig,
+        from: &Discover,
+        (now, before): (&DiscoveredNow, &DiscoveredServers),
+        servers: &Servers,
+    ) -> Self {
+        let before = before.by_name.as_ref().filter(|(name, _)| name == from.name());
+        let before = before.map_or(&[][..], |(_, addresses)| addresses);
+        let found = Found::new(config, &now.by_name, before, servers);
         let mut new = Self { from: from.clone(), found, next: Instant::now(), told: false };
         if let Ok(answer) = timeout(FIRST_ANSWER, from.look_up()).await {
             let addresses = new.addresses(answer);
@@ -160,9 +214,22 @@ pub struct ConnectUrls {
     params: Params,
 }
 
+/// The servers that others have named to a process before this one, before anything watches them.
+pub struct NamedByServers(Found);
+
+impl NamedByServers {
+    pub fn new(
+        config: &DiscoverConfig,
+        (now, before): (&DiscoveredNow, &DiscoveredServers),
+        servers: &Servers,
+    ) -> Self {
+        Self(Found::new(config, &now.by_servers, &before.by_servers, servers))
+    }
+}
+
 impl ConnectUrls {
-    pub fn new(config: &DiscoverConfig, access: ClusterAccess, params: &Params) -> Self {
-        Self { found: Found::new(config), access, params: params.clone() }
+    pub fn new(NamedByServers(found): NamedByServers, access: ClusterAccess, params: &Params) -> Self {
+        Self { found, access, params: params.clone() }
     }
 
     /// Asks the servers that there are for all others. Returns whether one has answered.
@@ -184,12 +251,12 @@ impl ConnectUrls {
         named.dedup();
         // A server that answers stays, whoever names it: where the cluster is split, each half names its own.
         let reachable = |id| shared.servers.get(id).is_some_and(|server| server.is_reachable(now));
-        let known = self.found.discovered.iter();
-        let mut found: Vec<_> = known.filter(|(_, id)| reachable(*id)).map(|(address, _)| address.clone()).collect();
+        let known: Vec<_> = lock(&self.found.discovered).iter().map(|(address, id)| (address.clone(), id)).collect();
+        let stays = known.iter().filter(|(_, id)| reachable(*id)).map(|(address, _)| address.clone());
+        let mut found: Vec<_> = stays.collect();
         let mut tried = 0;
         for address in named {
-            let is_known = self.found.discovered.iter().any(|(known, _)| *known == address);
-            if is_known {
+            if known.iter().any(|(known, _)| *known == address) {
                 found.push(address);
             } else if tried < MOST_TRIED && !self.found.is_taken(&shared.servers, &address) {
                 tried += 1;

@@ -18,7 +18,11 @@ use crate::{
     events::Event,
     fleet_link::FleetLink,
     outcome::MoveCause,
-    server::{mover::Mover, supervisor::Supervisor},
+    server::{
+        discovery::{DiscoveredNow, DiscoveredServers},
+        mover::Mover,
+        supervisor::Supervisor,
+    },
     session::Shared,
     upstream::{Compatibility, Drain, Drained, Server, ServerId, ServerParams},
 };
@@ -44,6 +48,7 @@ struct Inner {
     compatibility: Compatibility,
     /// The name that servers are discovered by.
     discover: Option<DiscoverConfig>,
+    discovered: DiscoveredNow,
     /// The sessions of a drained server end within this time.
     spread: Duration,
     tasks_of: Mutex<HashMap<ServerId, ServerTasks>>,
@@ -67,7 +72,7 @@ impl Members {
         shared: &Arc<Shared>,
         tasks: &Supervisor,
         access: ClusterAccess,
-        fleet: Option<FleetLink>,
+        (fleet, discovered): (Option<FleetLink>, DiscoveredNow),
         config: &Config,
     ) -> Self {
         let upstream = &config.upstream;
@@ -80,6 +85,7 @@ impl Members {
             poll_interval: upstream.poll_interval,
             compatibility: upstream.compatibility,
             discover: config.discover.clone(),
+            discovered,
             spread: config.lame_duck_duration.saturating_sub(config.lame_duck_grace_period),
             tasks_of: Mutex::default(),
             addresses: watch::Sender::new(addresses(shared, config.discover.as_ref())),
@@ -95,6 +101,11 @@ impl Members {
     /// What moves clients from server to server.
     pub fn mover(&self) -> &Mover {
         &self.0.mover
+    }
+
+    /// The servers that are discovered.
+    pub fn discovered(&self) -> DiscoveredServers {
+        self.0.discovered.servers(self.0.discover.as_ref())
     }
 
     /// Where the cluster is reached, and each change of that.

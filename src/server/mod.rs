@@ -228,7 +228,8 @@ impl Assembly {
         let background = Background::new(Arc::clone(&shared), stop.clone());
         let service_manager = ServiceManager::of_environment();
         background.keep_told(&service_manager);
-        let (access, members, fleet) = background.watch_cluster(config, account_lookups).await?;
+        let before = taking.as_ref().map(|taking| taking.discovered().clone()).unwrap_or_default();
+        let (access, members, fleet) = background.watch_cluster(config, account_lookups, &before).await?;
         background.start_notifying(config, &members)?;
         let (to_workers, work): (Vec<_>, Vec<_>) = (0..workers).map(|_| mpsc::unbounded_channel()).unzip();
         let certificates = Arc::<Notify>::default();

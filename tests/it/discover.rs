@@ -11,7 +11,7 @@ use hickory_resolver::proto::{
     rr::{Name, RData, Record, RecordType, rdata::SRV},
 };
 use tokio::net::UdpSocket;
-use weir_testkit::*;
+use weir_testkit::{admin::AdminSocket, *};
 
 use crate::names::Etc;
 
@@ -35,14 +35,18 @@ fn port(address: &str) -> &str {
     address.rsplit(':').next().expect("a port")
 }
 
-/// A weir whose servers are those that `nats.test` leads to, at the ports of this one.
-async fn discovering(etc: &Etc, like: &NatsServer, up: usize) -> Weir {
-    let keys = format!(
+/// The keys of a weir whose servers are those that `nats.test` leads to, at the ports of this one.
+fn keys(like: &NatsServer) -> String {
+    format!(
         "discover = \"nats.test:{}\"\ndiscover_monitor = \"http://{{host}}:{}\"",
         port(&like.address),
         port(&like.monitor)
-    );
-    WeirConfig::of_servers(&[]).cluster(&keys).etc(etc.path()).start_before(up).await
+    )
+}
+
+/// Such a weir.
+async fn discovering(etc: &Etc, like: &NatsServer, up: usize) -> Weir {
+    WeirConfig::of_servers(&[]).cluster(&keys(like)).etc(etc.path()).start_before(up).await
 }
 
 /// Clients that come one after another: of several at once, whoever comes while a server is busy goes to the next one.
@@ -268,6 +272,25 @@ async fn events_are_published_through_the_servers_that_there_are() {
     let event = event.expect("in time").expect("an event");
     let told: serde_json::Value = serde_json::from_slice(&event.payload).expect("JSON");
     assert!(told["text"].as_str().is_some_and(|text| text.contains("is full")), "{told}");
+}
+
+/// The resolver of the new process does not know the name: it has the servers from the old one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_takeover_while_the_name_cannot_be_looked_up_takes_no_server_away() {
+    let Some(etc) = Etc::new() else { return };
+    let (n1, admin) = (NatsServer::start(ServerOptions::named("n1")).await, AdminSocket::default());
+    let n2 = server_at("n2", [127, 0, 0, 2], &n1).await;
+    etc.hosts("127.0.0.1 nats.test\n127.0.0.2 nats.test\n");
+    let config = WeirConfig::of_servers(&[]).cluster(&keys(&n1)).table(&admin.toml());
+    let mut weir = config.etc(etc.path()).start_before(2).await;
+    let mut clients = connect(&weir, 20).await;
+    assert!(weir.is_taken_over_whole().await.success());
+    weir.says("the name of the servers cannot be looked up").await;
+    assert!(weir.log().contains("sessions=20 stay=0"), "{}", weir.log());
+    clients.extend(connect(&weir, 4).await);
+    let clients = alive(clients).await;
+    assert_eq!(clients.len(), 24);
+    assert!(n2.connections().await > 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -106,3 +106,38 @@ async fn a_new_process_that_dies_before_it_serves_is_replaced_by_the_old_one() {
         assert_eq!(status["pid"], weir.pid());
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sessions_with_servers_that_others_have_named_go_along() {
+    let mut cluster = Cluster::start(3, |options| options).await;
+    let admin = AdminSocket::default();
+    let config = WeirConfig::of_servers(&[&cluster.servers[0]]).cluster("discover_connect_urls = true");
+    let mut weir = config.table(&admin.toml()).log_level("info").start_before(3).await;
+    let mut clients = Vec::new();
+    eventually(PATIENCE, "all servers have clients", async || {
+        clients.push(RawClient::connect(&weir.address, &Login::nobody()).await);
+        let counts = cluster.connections().await;
+        if counts.iter().all(|&n| n > 2) { Ok(()) } else { Err(counts) }
+    })
+    .await;
+    // The only server of the configuration is gone, so that the new process hears of the others from the old one alone.
+    cluster.servers[0].kill9();
+    let mut others = Vec::new();
+    for mut client in clients {
+        if client.round_trip().await.is_ok() {
+            others.push(client);
+        }
+    }
+    weir.until("who was there is gone", |metrics| metrics.sum("weir_sessions_active") == others.len() as f64).await;
+    assert!(weir.is_taken_over_whole().await.success());
+    go_on(&mut others).await;
+    weir.says(&format!("sessions={} stay=0", others.len())).await;
+    others.push(RawClient::connect(&weir.address, &Login::nobody()).await);
+    cluster.servers[0].restart().await;
+    weir.sees(3).await;
+    weir.until("they are counted", |metrics| metrics.sum("weir_sessions_active") == others.len() as f64).await;
+    // Another takeover, of the process that has them from another one.
+    assert!(weir.is_taken_over_whole().await.success());
+    go_on(&mut others).await;
+    assert_eq!(weir.metrics().await.of("weir_server_up").count(), 3, "none is there twice");
+}

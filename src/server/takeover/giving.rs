@@ -226,6 +226,7 @@ impl Giving {
         }
         let parts = self.reloader.parts().await;
         let (sockets, descriptors) = self.sockets(&parts)?;
+        let discovered = parts.members.discovered();
         drop(parts);
         let offer = Offer {
             version: VERSION,
@@ -235,6 +236,7 @@ impl Giving {
             secret: self.shared.keys.secret().to_bytes(),
             sockets,
             sessions: self.shared.sessions.len(),
+            discovered,
             fleet: self.member().zip(self.shared.fleet.as_ref().map(|fleet| fleet.run())),
             fleet_mark: self.fleet.as_ref().map(FleetLink::mark).unwrap_or_default(),
         };

@@ -18,6 +18,7 @@ use tokio::time::timeout;
 use crate::{
     fleet::takeover::FleetMark,
     net::passing::{Receiver, Sender},
+    server::discovery::DiscoveredServers,
     session::takeover::{ClientState, SessionState},
 };
 
@@ -88,6 +89,8 @@ pub struct Offer {
     pub secret: [u8; 16],
     pub sockets: Vec<Offered>,
     pub sessions: usize,
+    /// Servers that it has discovered. Sessions are there, and the new process may find them too late.
+    pub discovered: DiscoveredServers,
     /// The fleet that it is of, and which process of it.
     pub fleet: Option<(FleetName, u64)>,
     /// How far it is there, for a new process that hears no more of it.

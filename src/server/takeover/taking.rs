@@ -37,6 +37,7 @@ use crate::{
         timer,
     },
     server::{
+        discovery::DiscoveredServers,
         listeners::Listeners,
         takeover::{
             PROTOCOL,
@@ -159,6 +160,11 @@ impl Taking {
     pub fn member(&self) -> Option<(MemberId, u64)> {
         let (fleet, run) = self.offer.fleet.as_ref()?;
         Some((MemberId::new(fleet.id.as_deref()?).ok()?, *run))
+    }
+
+    /// The servers that the old process has discovered.
+    pub fn discovered(&self) -> &DiscoveredServers {
+        &self.offer.discovered
     }
 
     /// Makes the keys of clients that the old process makes.
