@@ -46,7 +46,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
-    admin::socket::{AdminSocket, Operator},
+    admin::socket::{AdminSocket, Operator, OperatorPause},
     admission::Admission,
     advertised_info::AdvertisedInfo,
     cluster::account_lookup::{AccountLookup, MAX_QUEUED},
@@ -246,7 +246,7 @@ impl Assembly {
         // A reload that is asked for meanwhile waits until weir has started.
         let mut parts = reloader.parts().await;
         background.start_housekeeping(&reloader, members.mover(), certificates)?;
-        let given = Arc::<Notify>::default();
+        let (given, pause) = (Arc::<Notify>::default(), OperatorPause::default());
         let (link, has_taken_over) = (fleet.clone(), taking.is_some());
         let mut serve_operators = async |parts: &mut Parts| -> Result<(), ServerError> {
             let monitored = match monitor.take().zip(config.monitor) {
@@ -255,10 +255,12 @@ impl Assembly {
             };
             if let Some(socket) = admin_socket.take() {
                 let stop = stop.child_token();
-                let (shared, giving) = (Arc::clone(&shared), (Arc::clone(&socket), stop.clone(), Arc::clone(&given)));
+                let (shared, given) = (Arc::clone(&shared), Arc::clone(&given));
+                let giving = (Arc::clone(&socket), stop.clone(), pause.clone(), given);
                 let (told, of_fleet) = (service_manager.clone(), (link.clone(), has_taken_over));
                 let giving = Giving::new(Arc::clone(&shared), Arc::clone(&reloader), of_fleet, giving, told);
-                let operator = Operator::new(shared, &reloader, members.clone(), configuration.clone(), giving);
+                let (members, giving) = (members.clone(), (giving, pause.clone()));
+                let operator = Operator::new(shared, &reloader, members, configuration.clone(), giving);
                 background.start_admin_socket(socket, operator, stop);
             }
             Ok(monitored?)
@@ -282,7 +284,7 @@ impl Assembly {
         let opened = parts.listeners.open(bound).await?;
         parts.listeners.put(opened).await;
         shared.heartbeats.started(timer::now());
-        let home = Home::new(Arc::clone(&shared), fleet.clone(), &parts.listeners);
+        let home = Home::new(Arc::clone(&shared), fleet.clone(), pause.clone(), &parts.listeners);
         if let Some(taking) = &mut taking {
             taking.take(&home).await?;
             passed.forget();

@@ -5,6 +5,8 @@ use std::time::Duration;
 use futures::future::join_all;
 use weir_testkit::{admin::AdminSocket, history::History, takeover::Between, *};
 
+use crate::verbs::own_user;
+
 /// Longer than the old process waits for an answer.
 const LONGER_THAN_ANSWERS: Duration = Duration::from_secs(7);
 const QUOTA: usize = 10;
@@ -40,6 +42,12 @@ async fn the_new_process_serves_with_all_that_it_has_when_the_old_one_dies() {
     for message in ["serve", "remember"] {
         let (server, mut weir, admin) = weir().await;
         let mut clients = connect(&weir, 4).await;
+        admin.does(&["pause"]).await;
+        let waiting = {
+            let (address, login) = (weir.address.clone(), login().name("waits"));
+            tokio::spawn(async move { RawClient::attempt(&address, &login, PATIENCE).await })
+        };
+        weir.until("it waits", |metrics| metrics.sum("weir_held") == 1.0).await;
         let (mut between, new) = Between::start(&weir, &admin).await;
         let held = between.passes_until(message).await;
         weir.kill9();
@@ -52,12 +60,15 @@ async fn the_new_process_serves_with_all_that_it_has_when_the_old_one_dies() {
         assert_eq!(status["pid"], weir.pid(), "it answers at the admin socket");
         if message == "remember" {
             // It has heard nothing but that there are sockets.
-            drop(clients);
+            drop((waiting, clients));
             connect(&weir, 1).await;
             continue;
         }
         go_on(&mut clients).await;
-        clients.extend(connect(&weir, QUOTA - 4).await);
+        assert_eq!((&status["state"], &status["paused"]["by"]), (&"paused".into(), &own_user().into()), "{status}");
+        admin.does(&["resume"]).await;
+        clients.push(waiting.await.unwrap().expect_in());
+        clients.extend(connect(&weir, QUOTA - 5).await);
         let refused = RawClient::attempt(&weir.address, &login(), PATIENCE).await;
         assert_eq!(refused.refusal(), Some("maximum account active connections exceeded"), "{refused:?}");
         go_on(&mut clients).await;
@@ -105,6 +116,47 @@ async fn a_new_process_that_dies_before_it_serves_is_replaced_by_the_old_one() {
         let status = admin.answers(&["status"]).await;
         assert_eq!(status["pid"], weir.pid());
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_has_paused_and_since_when_goes_along() {
+    let (_server, mut weir, admin) = weir().await;
+    admin.does(&["pause"]).await;
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    for _ in 0..2 {
+        assert!(weir.is_taken_over_whole().await.success());
+    }
+    let status = admin.answers(&["status"]).await;
+    assert_eq!((&status["state"], &status["paused"]["by"]), (&"paused".into(), &own_user().into()), "{status}");
+    assert!(status["paused"]["seconds"].as_u64() >= Some(1), "{status}");
+    let said = admin.does(&["pause"]).await;
+    assert!(said.starts_with("paused already, for ") && said.contains(&own_user()), "{said}");
+    let said = admin.does(&["resume"]).await;
+    assert!(said.contains(&format!("by {}", own_user())), "{said}");
+    connect(&weir, 1).await;
+    assert!(weir.is_taken_over_whole().await.success());
+    let status = admin.answers(&["status"]).await;
+    assert_eq!((&status["state"], &status["paused"]), (&"serving".into(), &serde_json::Value::Null), "{status}");
+}
+
+/// While sessions go the old process has the admin socket still.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_paused_or_resumed_in_the_middle_of_a_takeover_is_so_afterwards() {
+    let (_server, mut weir, admin) = weir().await;
+    let mut clients = connect(&weir, 2).await;
+    for (verb, state) in [("pause", "paused"), ("resume", "serving")] {
+        let (mut between, new) = Between::start(&weir, &admin).await;
+        let held = between.passes_until("counted").await;
+        let said = admin.does(&[verb]).await;
+        assert!(said.starts_with(&format!("{verb}d: ")), "{said}");
+        between.pass(held).await;
+        between.passes_all();
+        assert!(weir.is_replaced_by(new).await.wait(PATIENCE).await.success());
+        let status = admin.answers(&["status"]).await;
+        assert_eq!(status["state"], state, "{status}");
+    }
+    go_on(&mut clients).await;
+    connect(&weir, 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -38,7 +38,7 @@ async fn holds(weir: &Weir, clients: f64) {
 }
 
 /// The user of this process, as the log names it.
-fn own_user() -> String {
+pub(crate) fn own_user() -> String {
     let uid = rustix::process::geteuid().as_raw();
     let users = fs::read_to_string("/etc/passwd").expect("users");
     let name = users.lines().find(|line| line.split(':').nth(2) == Some(&uid.to_string()));

@@ -3,13 +3,15 @@
 use std::time::Duration;
 
 use nix::unistd::{Uid, User};
+use serde::{Deserialize, Serialize};
 use tokio::{net::UnixStream, task::spawn_blocking, time::timeout};
 
 /// The name of a user may come from a directory in the network. A verb does not wait for it for longer than this.
 const LONGEST_LOOK_UP: Duration = Duration::from_secs(1);
 
 /// The process at the other end of a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Asker {
     /// Its user; `None` where the system does not say.
     pub uid: Option<u32>,

@@ -17,8 +17,7 @@ mod takeover;
 
 use std::{
     io,
-    sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError},
-    time::Instant,
+    sync::{Arc, LazyLock},
 };
 
 use axum::{
@@ -28,6 +27,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{MethodRouter, get, post},
 };
+use serde::{Deserialize, Serialize};
 use tokio::{
     net::{UnixListener, UnixStream},
     sync::Semaphore,
@@ -50,6 +50,7 @@ use crate::{
 pub use self::{
     answer::{Done, NotDone, Why},
     bind::AdminSocket,
+    pause::{OperatorPause, PauseState},
     status::Status,
 };
 
@@ -63,22 +64,17 @@ pub struct Operator {
     members: Members,
     /// The name of the configuration: its file, or `--server`.
     configuration: String,
-    paused: Mutex<Option<Paused>>,
+    pause: OperatorPause,
     /// Kicks that are under way.
     kicks: Arc<Semaphore>,
     giving: Arc<Giving>,
 }
 
-/// A pause that goes on.
-#[derive(Debug, Clone)]
-struct Paused {
-    since: Instant,
-    by: Who,
-}
-
 /// Who asked, as logs and answers show it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 struct Who {
+    #[serde(flatten)]
     asker: Asker,
     user: Option<String>,
 }
@@ -100,15 +96,11 @@ impl Operator {
         reloader: &Arc<Reloader>,
         members: Members,
         configuration: String,
-        giving: Arc<Giving>,
+        (giving, pause): (Arc<Giving>, OperatorPause),
     ) -> Self {
         LazyLock::force(&STARTED);
         let reloader = Arc::clone(reloader);
-        Self { shared, reloader, members, configuration, paused: Mutex::new(None), kicks: kick::permits(), giving }
-    }
-
-    fn paused(&self) -> MutexGuard<'_, Option<Paused>> {
-        self.paused.lock().unwrap_or_else(PoisonError::into_inner)
+        Self { shared, reloader, members, configuration, pause, kicks: kick::permits(), giving }
     }
 }
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     admin::{
         health,
-        socket::{Operator, Paused},
+        socket::{Operator, pause::Paused},
     },
     overview::{self, Overview},
     server::logging::{self, Level},
@@ -45,7 +45,8 @@ pub fn of(operator: &Operator) -> Status {
     let (shared, now) = (&operator.shared, Instant::now());
     let Level { in_force, configured } = logging::level();
     let paused = operator
-        .paused()
+        .pause
+        .now()
         .as_ref()
         .map(|Paused { since, by }| PausedStatus { seconds: since.elapsed().as_secs(), by: by.name() });
     Status {

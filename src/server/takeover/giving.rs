@@ -23,7 +23,7 @@ use tracing::{info, warn};
 
 pub(super) use self::sessions::SessionsToGive;
 use crate::{
-    admin::socket::AdminSocket,
+    admin::socket::{AdminSocket, OperatorPause},
     fleet_link::FleetLink,
     net::passing::{self, Receiver, Sender},
     server::{
@@ -58,6 +58,7 @@ pub struct Giving {
     admin: Arc<AdminSocket>,
     /// Ends the admin socket in this process.
     admin_stop: CancellationToken,
+    pause: OperatorPause,
     is_under_way: AtomicBool,
     /// Another process serves now.
     given: Arc<Notify>,
@@ -115,7 +116,7 @@ impl Giving {
         shared: Arc<Shared>,
         reloader: Arc<Reloader>,
         (fleet, has_taken_over): (Option<FleetLink>, bool),
-        (admin, admin_stop, given): (Arc<AdminSocket>, CancellationToken, Arc<Notify>),
+        (admin, admin_stop, pause, given): (Arc<AdminSocket>, CancellationToken, OperatorPause, Arc<Notify>),
         service_manager: ServiceManager,
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -125,6 +126,7 @@ impl Giving {
             took_over: has_taken_over.then(Instant::now),
             admin,
             admin_stop,
+            pause,
             is_under_way: AtomicBool::new(false),
             given,
             successor: watch::Sender::default(),
@@ -283,20 +285,20 @@ impl Giving {
             return Err((Off::Draining, (sender, Vec::new())));
         }
         let stopped = self.shared.takeover.begin();
-        let was_paused = !self.shared.admission.pause();
+        self.shared.admission.pause();
         self.shared.takeover.set_leaves_backlog(true);
         let mut rest = SessionsToGive::new(Arc::clone(&self.shared), parts.listeners.senders(), sender, stopped);
         let suspended = match parts.listeners.suspend().await {
             Ok(suspended) => suspended,
             Err(err) => {
-                self.go_on(&mut parts, None, was_paused).await;
+                self.go_on(&mut parts, None).await;
                 return Err((err.into(), rest.into_sender()));
             }
         };
         self.shared.takeover.ask_clients();
-        let mut given = rest.all(receiver).await;
+        let mut given = rest.all(receiver, self.pause.state()).await;
         if given.is_ok() {
-            given = rest.serve(receiver, was_paused).await;
+            given = rest.serve(receiver, self.pause.state()).await;
         }
         let took = began.elapsed();
         if given.is_ok() {
@@ -333,7 +335,7 @@ impl Giving {
                     fleet.take_back(&self.shared);
                 }
                 self.successor.send_replace(Successor::None);
-                self.go_on(&mut parts, Some(suspended), was_paused).await;
+                self.go_on(&mut parts, Some(suspended)).await;
                 Err((off, rest.into_sender()))
             }
         }
@@ -350,17 +352,14 @@ impl Giving {
         Ok(())
     }
 
-    async fn go_on(&self, parts: &mut Parts, suspended: Option<Suspended>, was_paused: bool) {
+    async fn go_on(&self, parts: &mut Parts, suspended: Option<Suspended>) {
         let Self { shared, .. } = self;
         shared.takeover.end();
         shared.takeover.set_leaves_backlog(false);
         if let Some(suspended) = suspended {
             parts.listeners.resume(suspended).await;
         }
-        if !was_paused {
-            shared.admission.resume();
-            shared.arrived.notify_one();
-        }
+        self.pause.takeover_is_off(shared);
     }
 }
 

@@ -16,6 +16,7 @@ use strum::IntoStaticStr;
 use tokio::time::timeout;
 
 use crate::{
+    admin::socket::PauseState,
     fleet::takeover::FleetMark,
     net::passing::{Receiver, Sender},
     server::discovery::DiscoveredServers,
@@ -42,8 +43,13 @@ pub enum Message {
     Offer(Box<Offer>),
     /// The new process has adopted the sockets and read the servers. It accepts nobody yet.
     Ready,
-    /// What the old process has learnt, as a text: [`Remembered`](crate::session::remembered::Remembered).
-    Remember { text: String },
+    /// What the old process has learnt, as a text: [`Remembered`](crate::session::remembered::Remembered). `pause` is
+    /// for a new process that hears no more.
+    Remember {
+        text: String,
+        #[serde(default)]
+        pause: Option<PauseState>,
+    },
     /// Sessions, with two descriptors of each beside it: of the client, and of the server.
     Sessions { sessions: Vec<SessionState> },
     /// Clients that are not in yet, each with its connection beside it.
@@ -57,7 +63,12 @@ pub enum Message {
     /// Sessions that stay in the old process until they end, to be counted.
     Stay { sessions: Vec<SessionState> },
     /// All has been said: the new process is to accept clients.
-    Serve { next_id: u64, is_paused: bool },
+    Serve {
+        next_id: u64,
+        is_paused: bool,
+        #[serde(default)]
+        pause: Option<PauseState>,
+    },
     /// The new process accepts clients.
     Serving,
     /// What the old process is in its fleet, as a [`FleetState`](crate::fleet::takeover::FleetState) of the moment

@@ -18,6 +18,7 @@ use super::{
     taking::{Home, Taking},
 };
 use crate::{
+    admin::socket::OperatorPause,
     config::{Config, ServerArg},
     identity::Keys,
     net::passing,
@@ -80,7 +81,7 @@ impl Process {
     }
 
     fn home(&self) -> Home {
-        Home::new(Arc::clone(&self.shared), None, &self.listeners)
+        Home::new(Arc::clone(&self.shared), None, OperatorPause::default(), &self.listeners)
     }
 
     /// What sessions count for here: slots of servers, sessions of servers, connections of the account, clients of the
@@ -244,7 +245,9 @@ async fn history(seed: u64) -> Outcome {
     let giving = async {
         let ready = mailbox.next(PATIENCE).await;
         let given = match ready {
-            Ok(Message::Ready) => gift.all(&mut mailbox).await.is_ok() && gift.serve(&mut mailbox, false).await.is_ok(),
+            Ok(Message::Ready) => {
+                gift.all(&mut mailbox, None).await.is_ok() && gift.serve(&mut mailbox, None).await.is_ok()
+            }
             _ => false,
         };
         gift.end();

@@ -28,7 +28,7 @@ use tokio::{
 use tracing::{info, warn};
 
 use crate::{
-    admin::socket::Why,
+    admin::socket::{OperatorPause, Why},
     fleet::member::MemberId,
     fleet_link::FleetLink,
     identity::{Keys, Secret},
@@ -186,12 +186,9 @@ impl Taking {
                 return Ok(());
             };
             match message {
-                Message::Serve { next_id, is_paused } => {
+                Message::Serve { next_id, is_paused, pause } => {
                     home.shared.next_id.fetch_max(next_id, Relaxed);
-                    match is_paused {
-                        true => home.shared.admission.pause(),
-                        false => home.shared.admission.resume(),
-                    };
+                    home.pause.adopt(&home.shared, is_paused, pause);
                     home.start(self.until_serving.take().unwrap_or_default());
                     return Ok(());
                 }
@@ -309,10 +306,13 @@ impl Taking {
                 self.forget(&went, home);
             }
             Message::Stay { sessions } => self.count(sessions, home),
-            Message::Remember { text } => match Remembered::from_json(text.as_bytes()) {
-                Ok(remembered) => _ = home.shared.recall(remembered, timer::now()),
-                Err(err) => warn!(%err, "what the weir before has learnt is lost"),
-            },
+            Message::Remember { text, pause } => {
+                home.pause.adopt(&home.shared, pause.is_some(), pause);
+                match Remembered::from_json(text.as_bytes()) {
+                    Ok(remembered) => _ = home.shared.recall(remembered, timer::now()),
+                    Err(err) => warn!(%err, "what the weir before has learnt is lost"),
+                }
+            }
             Message::Fleet { state, at } => match serde_json::from_str(&state) {
                 Ok(state) => {
                     if let Some(fleet) = &home.fleet {
@@ -383,13 +383,14 @@ impl Taking {
 pub struct Home {
     shared: Arc<Shared>,
     fleet: Option<FleetLink>,
+    pause: OperatorPause,
     listeners: Vec<(SocketAddr, Arc<ArcSwap<Listener>>)>,
     workers: Vec<mpsc::UnboundedSender<Work>>,
 }
 
 impl Home {
-    pub fn new(shared: Arc<Shared>, fleet: Option<FleetLink>, listeners: &Listeners) -> Self {
-        Self { shared, fleet, listeners: listeners.current(), workers: listeners.senders() }
+    pub fn new(shared: Arc<Shared>, fleet: Option<FleetLink>, pause: OperatorPause, listeners: &Listeners) -> Self {
+        Self { shared, fleet, pause, listeners: listeners.current(), workers: listeners.senders() }
     }
 
     pub(super) fn listener(&self, at: SocketAddr) -> Option<Arc<Listener>> {

@@ -98,6 +98,11 @@ impl Takeover {
         *self.stopped() = None;
     }
 
+    /// Whether another process takes over now.
+    pub fn is_under_way(&self) -> bool {
+        self.stopped().is_some()
+    }
+
     /// From now on clients that are not in yet stop where they wait.
     pub fn ask_clients(&self) {
         self.asks_clients.store(true, Relaxed);

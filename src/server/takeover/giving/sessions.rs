@@ -16,6 +16,7 @@ use tracing::{info, warn};
 
 use super::{ANSWERS_WITHIN, Mailbox, Off};
 use crate::{
+    admin::socket::PauseState,
     net::{
         passing::{MOST_DESCRIPTORS, Sender},
         timer,
@@ -95,10 +96,14 @@ impl SessionsToGive {
     }
 
     /// Gives all that can go. Where that goes wrong this process can go on with the rest.
-    pub(in crate::server::takeover) async fn all(&mut self, receiver: &mut Mailbox) -> Result<(), Off> {
+    pub(in crate::server::takeover) async fn all(
+        &mut self,
+        receiver: &mut Mailbox,
+        pause: Option<PauseState>,
+    ) -> Result<(), Off> {
         // First, so that nothing has been given yet where the new process cannot read it.
         match self.shared.remembered(timer::now()).to_json().map(String::from_utf8) {
-            Ok(Ok(text)) => send(&mut self.sender, &Message::Remember { text }, &[]).await?,
+            Ok(Ok(text)) => send(&mut self.sender, &Message::Remember { text, pause }, &[]).await?,
             _ => warn!("what weir has learnt does not go to the new process"),
         }
         self.clients(receiver, Instant::now() + LOGINS_WITHIN).await?;
@@ -114,14 +119,15 @@ impl SessionsToGive {
     pub(in crate::server::takeover) async fn serve(
         &mut self,
         receiver: &mut Mailbox,
-        is_paused: bool,
+        pause: Option<PauseState>,
     ) -> Result<(), Off> {
         if self.shared.admission.is_lame_duck() {
             return Err(Off::Draining);
         }
         let next_id = self.shared.next_id.load(Relaxed);
         // Whoever has had only a part of it has not been told.
-        send(&mut self.sender, &Message::Serve { next_id, is_paused }, &[]).await?;
+        let serve = Message::Serve { next_id, is_paused: pause.is_some(), pause };
+        send(&mut self.sender, &serve, &[]).await?;
         let mut is_late = false;
         loop {
             match receiver.next(ANSWERS_WITHIN).await {
