@@ -216,10 +216,11 @@ impl Background {
     pub fn start_admin_socket(&self, socket: Arc<AdminSocket>, operator: Operator, stop: CancellationToken) {
         let operator = Arc::new(operator);
         self.tasks.until(stop).spawn("admin socket", move |stop| {
-            let (listener, operator) = (socket.listener.try_clone(), Arc::clone(&operator));
+            let (listener, is_own) = (socket.listener.try_clone(), socket.is_own());
+            let operator = Arc::clone(&operator);
             async move {
                 match listener.and_then(UnixListener::from_std) {
-                    Ok(listener) => admin::socket::serve(listener, operator, stop).await,
+                    Ok(listener) => admin::socket::serve((listener, is_own), operator, stop).await,
                     Err(err) => warn!(%err, "no admin socket"),
                 }
             }

@@ -254,6 +254,7 @@ impl Assembly {
                 None => Ok(()),
             };
             if let Some(socket) = admin_socket.take() {
+                socket.is_taken();
                 let stop = stop.child_token();
                 let (shared, given) = (Arc::clone(&shared), Arc::clone(&given));
                 let giving = (Arc::clone(&socket), stop.clone(), pause.clone(), given);

@@ -118,6 +118,32 @@ async fn a_new_process_that_dies_before_it_serves_is_replaced_by_the_old_one() {
     }
 }
 
+/// Who breaks off ends in order, and removes what is its own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_takeover_that_is_off_the_old_process_has_the_admin_socket() {
+    let (_server, mut weir, admin) = weir().await;
+    let (mut between, mut new) = Between::start(&weir, &admin).await;
+    let mut clients = connect(&weir, 2).await;
+    let held = between.passes_until("counted").await;
+    weir.says("a takeover is off").await;
+    drop(held);
+    between.passes_all();
+    assert_eq!(new.wait(PATIENCE).await.code(), Some(1), "{}", new.log());
+    assert!(new.log().contains("the running weir has broken off"), "{}", new.log());
+    let status = admin.answers(&["status"]).await;
+    assert_eq!(status["pid"], weir.pid());
+    go_on(&mut clients).await;
+    // The next one is whole, and the end of the process before leaves the file.
+    assert!(weir.is_taken_over_whole().await.success());
+    let status = admin.answers(&["status"]).await;
+    assert_eq!(status["pid"], weir.pid());
+    go_on(&mut clients).await;
+    weir.signal(rustix::process::Signal::INT);
+    weir.signal(rustix::process::Signal::INT);
+    weir.wait(PATIENCE).await;
+    assert!(!admin.path().exists(), "the last process removes it");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_has_paused_and_since_when_goes_along() {
     let (_server, mut weir, admin) = weir().await;

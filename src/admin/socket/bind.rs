@@ -12,12 +12,12 @@ use std::{
         },
     },
     path::{Path, PathBuf},
-    sync::atomic::{AtomicBool, Ordering::Relaxed},
     thread,
     time::Duration,
 };
 
 use socket2::{Domain, SockAddr, Socket, Type};
+use tokio::sync::watch;
 
 /// Connections that wait to be accepted. Verbs are rare.
 const BACKLOG: i32 = 64;
@@ -26,14 +26,15 @@ const BACKLOG: i32 = 64;
 const LOCK_TRIES: u32 = 40;
 const LOCK_PAUSE: Duration = Duration::from_millis(25);
 
-/// A bound admin socket. Its drop removes the file, unless another one has taken its place or another process has it.
+/// A bound admin socket. Its drop removes the file, unless another one has taken its place or it is another process's.
 #[derive(Debug)]
 pub struct AdminSocket {
     pub listener: UnixListener,
     path: PathBuf,
     /// Device and inode of the file.
     file: (u64, u64),
-    is_given: AtomicBool,
+    /// Whether it is this process's: else another one answers there, and removes the file.
+    is_own: watch::Sender<bool>,
 }
 
 impl AdminSocket {
@@ -50,34 +51,46 @@ impl AdminSocket {
             }
             bound => bound?,
         };
-        Self::at(listener, path)
+        Self::at(listener, path, true)
     }
 
-    /// Takes the socket of another process over, if it is the one that stands at `path`.
+    /// The socket of another process, if it is the one that stands at `path`. It is that process's until
+    /// [`Self::is_taken`].
     ///
     /// # Errors
     /// Nothing stands there.
     pub fn adopt(listener: UnixListener, path: &Path) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
-        Self::at(listener, path)
+        Self::at(listener, path, false)
     }
 
     /// The socket of the file that stands at `path`.
-    fn at(listener: UnixListener, path: &Path) -> io::Result<Self> {
+    fn at(listener: UnixListener, path: &Path, is_own: bool) -> io::Result<Self> {
         let found = fs::symlink_metadata(path)?;
-        Ok(Self { listener, path: path.to_owned(), file: (found.dev(), found.ino()), is_given: AtomicBool::new(false) })
+        let (file, is_own) = ((found.dev(), found.ino()), watch::Sender::new(is_own));
+        Ok(Self { listener, path: path.to_owned(), file, is_own })
     }
 
-    /// Another process has it from now on.
+    /// It is this process's from now on.
+    pub fn is_taken(&self) {
+        self.is_own.send_replace(true);
+    }
+
+    /// It is another process's from now on.
     pub fn is_given_away(&self) {
-        self.is_given.store(true, Relaxed);
+        self.is_own.send_replace(false);
+    }
+
+    /// Whether it is this process's, and each change of that.
+    pub fn is_own(&self) -> watch::Receiver<bool> {
+        self.is_own.subscribe()
     }
 }
 
 impl Drop for AdminSocket {
     fn drop(&mut self) {
         let is_own = fs::symlink_metadata(&self.path).is_ok_and(|found| (found.dev(), found.ino()) == self.file);
-        if is_own && !self.is_given.load(Relaxed) {
+        if is_own && *self.is_own.borrow() {
             // Where it cannot be removed, the next weir takes its place.
             let _ = fs::remove_file(&self.path);
         }
@@ -182,6 +195,24 @@ mod tests {
         let second = AdminSocket::bind(&path).unwrap();
         drop(first);
         UnixStream::connect(&second.path).unwrap();
+    }
+
+    #[test]
+    fn the_socket_of_a_takeover_is_removed_by_the_process_that_serves() {
+        let folder = folder();
+        let path = folder.path().join("weir.sock");
+        let old = AdminSocket::bind(&path).unwrap();
+        let offered = || AdminSocket::adopt(old.listener.try_clone().unwrap(), &path).unwrap();
+        // The takeover is off.
+        drop(offered());
+        UnixStream::connect(&path).expect("it is the old process's");
+        let new = offered();
+        old.is_given_away();
+        new.is_taken();
+        drop(old);
+        UnixStream::connect(&path).expect("it is the new process's");
+        drop(new);
+        assert!(!path.exists());
     }
 
     #[test]

@@ -30,7 +30,7 @@ use axum::{
 use serde::{Deserialize, Serialize};
 use tokio::{
     net::{UnixListener, UnixStream},
-    sync::Semaphore,
+    sync::{Semaphore, watch},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{Level, debug, enabled, info};
@@ -104,8 +104,12 @@ impl Operator {
     }
 }
 
-/// Serves until `stop`.
-pub async fn serve(listener: UnixListener, operator: Arc<Operator>, stop: CancellationToken) {
+/// Serves until `stop`, while the socket is this process's.
+pub async fn serve(
+    (listener, is_own): (UnixListener, watch::Receiver<bool>),
+    operator: Arc<Operator>,
+    stop: CancellationToken,
+) {
     let routes = Router::new()
         .route("/status", get(status))
         .route("/overviewz", get(overview_shown))
@@ -129,11 +133,12 @@ pub async fn serve(listener: UnixListener, operator: Arc<Operator>, stop: Cancel
         .fallback(no_such_path)
         .method_not_allowed_fallback(wrong_method)
         .with_state(operator);
-    server::serve(Socket { listener, routes }, MAX_CONNECTIONS, stop).await;
+    server::serve(Socket { listener, is_own, routes }, MAX_CONNECTIONS, stop).await;
 }
 
 struct Socket {
     listener: UnixListener,
+    is_own: watch::Receiver<bool>,
     routes: Router,
 }
 
@@ -142,7 +147,15 @@ impl Accept for Socket {
     const NAME: &'static str = "the admin socket";
 
     async fn accept(&self) -> io::Result<(UnixStream, Router)> {
-        let (stream, _) = self.listener.accept().await?;
+        let mut is_own = self.is_own.clone();
+        let stream = loop {
+            // The other end is there as long as the socket is.
+            let _ = is_own.wait_for(|is_own| *is_own).await;
+            tokio::select! {
+                accepted = self.listener.accept() => break accepted?.0,
+                Ok(_) = is_own.wait_for(|is_own| !*is_own) => {}
+            }
+        };
         let asker = Asker::of(&stream);
         Ok((stream, self.routes.clone().layer(Extension(asker))))
     }

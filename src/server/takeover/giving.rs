@@ -298,6 +298,8 @@ impl Giving {
         self.shared.takeover.ask_clients();
         let mut given = rest.all(receiver, self.pause.state()).await;
         if given.is_ok() {
+            // Who asks waits for the process that serves.
+            self.admin.is_given_away();
             given = rest.serve(receiver, self.pause.state()).await;
         }
         let took = began.elapsed();
@@ -319,7 +321,6 @@ impl Giving {
         rest.end();
         match given {
             Ok(()) => {
-                self.admin.is_given_away();
                 self.admin_stop.cancel();
                 parts.monitor.close();
                 let stay = rest.told.len();
@@ -335,6 +336,7 @@ impl Giving {
                     fleet.take_back(&self.shared);
                 }
                 self.successor.send_replace(Successor::None);
+                self.admin.is_taken();
                 self.go_on(&mut parts, Some(suspended)).await;
                 Err((off, rest.into_sender()))
             }
