@@ -38,7 +38,7 @@ impl World {
             return;
         }
         let (old, new) = (able[self.rng.usize(..able.len())], self.weirs.len());
-        let taker = Weir::taking_over(&self.weirs[old], &mut self.rng);
+        let taker = Weir::taking_over(&self.weirs[old], self.at, &mut self.rng);
         self.weirs.push(taker);
         self.stopped_at.push(0);
         self.starts(new);
@@ -63,6 +63,10 @@ impl World {
         if !self.weirs[new].is_alive {
             return self.breaks_off(old, new);
         }
+        // What an earlier process has is told by its successor alone.
+        if self.rng.u32(..8) == 0 && self.weirs[old].counted.is_empty() {
+            return self.dies_too_soon(old, new);
+        }
         self.weirs[old].ledger.stop_writing();
         self.later(0, Event::Gives(old, new, self.at + ANSWERS_WITHIN));
     }
@@ -80,6 +84,34 @@ impl World {
             0 => self.within(..100 * MS, Event::IsAloneAgain(old, new)),
             _ => self.within(..50 * MS, Event::Adopts(new, old, then, state)),
         }
+    }
+
+    /// The process before dies when some of its connections are the new one's, and none of its leases. Its kernel closes
+    /// the others.
+    fn dies_too_soon(&mut self, old: usize, new: usize) {
+        // The new one has heard of its term at the beginning.
+        let term = self.weirs[old].ledger.last_term().saturating_sub(self.rng.u32(..3));
+        self.tells(&format!("{old} is killed, and {new} goes on behind term {term}"));
+        self.swap(old, new);
+        let (member, before) = (old, new);
+        let at = self.at;
+        let [one, other] = self.weirs.get_disjoint_mut([member, before]).unwrap();
+        for (id, mut connection) in mem::take(&mut other.connections) {
+            if connection.stage != Stage::Open || self.rng.u32(..4) == 0 {
+                self.servers.remove(&(member, id));
+                continue;
+            }
+            let mut place = one.allowance.take_over();
+            place.opened();
+            connection.place = place;
+            one.connections.insert(id, connection);
+        }
+        one.ledger.begin_after(term, one.now(at));
+        one.goes_on_from(other);
+        (one.role, other.role) = (Role::Member, Role::Given);
+        (one.is_paused, other.is_alive) = (false, false);
+        other.backlog.clear();
+        self.says_what_it_has(member);
     }
 
     /// The new process is gone before it has anything.

@@ -113,13 +113,16 @@ pub fn key() -> crate::fleet::lease::LeaseKey {
 impl Weir {
     pub fn new(id: &str, at: Time, quota: u32, base: Instant, rng: &mut fastrand::Rng) -> Self {
         let holder = Holder::parse(&format!("{id}.{:016x}", rng.u64(..))).unwrap();
-        Self::with_holder(holder, at, quota, base, rng)
+        let now = base + Duration::from_secs(rng.u64(0..1000));
+        Self::with_holder(holder, (at, now), quota, base, rng)
     }
 
-    /// A process that is to take over from this one, on the same machine.
-    pub fn taking_over(before: &Self, rng: &mut fastrand::Rng) -> Self {
-        let mut taker = Self::with_holder(before.holder.clone(), before.began, before.quota, before.base, rng);
-        (taker.base, taker.rate, taker.network) = (before.base, before.rate, before.network);
+    /// A process that is to take over from this one, on the same machine: its clock is the same.
+    pub fn taking_over(before: &Self, at: Time, rng: &mut fastrand::Rng) -> Self {
+        let now = before.now(at);
+        let mut taker = Self::with_holder(before.holder.clone(), (at, now), before.quota, before.base, rng);
+        (taker.base, taker.began, taker.rate) = (before.base, before.began, before.rate);
+        taker.network = before.network;
         (taker.role, taker.watches, taker.is_paused) = (Role::Prepares, before.watches, true);
         taker
     }
@@ -143,14 +146,19 @@ impl Weir {
         Counts { open, held, taken: released + u64::from(held), released }
     }
 
-    fn with_holder(holder: Holder, at: Time, quota: u32, base: Instant, rng: &mut fastrand::Rng) -> Self {
+    fn with_holder(
+        holder: Holder,
+        (at, now): (Time, Instant),
+        quota: u32,
+        base: Instant,
+        rng: &mut fastrand::Rng,
+    ) -> Self {
         let standing = Standing::new(base);
         let book = LeaseBook::new(Keys::of_fleet("edge"), Arc::clone(&standing));
         let needs_look = Arc::new(AtomicBool::new(true));
         let needs = Arc::clone(&needs_look);
         standing.on_need(move || needs.store(true, SeqCst));
         let allowance = book.allowance(Kind::Account, "A", Some(quota));
-        let now = base + Duration::from_secs(rng.u64(0..1000));
         // From all quotas at each look to hardly ever one to which nothing has happened.
         let round = [Duration::ZERO, Duration::from_millis(300), Duration::from_secs(2), Duration::from_secs(20)];
         let settings = Settings { round: round[rng.usize(..4)], ..Settings::default() };
