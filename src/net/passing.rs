@@ -10,7 +10,7 @@ use rustix::{
     io::{Errno, FdFlags, fcntl_setfd},
     net::{
         RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
-        recvmsg, sendmsg,
+        recv, recvmsg, sendmsg,
     },
 };
 use tokio::{
@@ -94,6 +94,12 @@ impl Receiver {
         let mut message = vec![0; length];
         self.0.read_exact(&mut message).await?;
         Ok(Some((message, descriptors)))
+    }
+
+    /// Whether something is there to be received.
+    pub fn has_more(&self) -> bool {
+        let (stream, mut byte): (&UnixStream, _) = (self.0.as_ref(), [0]);
+        recv(stream, &mut byte, RecvFlags::PEEK | RecvFlags::DONTWAIT).is_ok_and(|(read, _)| read > 0)
     }
 
     /// Reads on without understanding anything, until the other process has closed its end.
@@ -185,6 +191,7 @@ mod tests {
         sender.send(b"never read", &[]).await.unwrap();
         other.0.send(b"the last word", &[]).await.unwrap();
         drop(other);
+        assert!(receiver.has_more());
         assert_eq!(receiver.receive().await.unwrap().unwrap().0, b"the last word");
         assert!(is_end(&receiver.receive().await.unwrap_err()));
         assert!(is_end(&sender.send(b"too late", &[]).await.unwrap_err()));

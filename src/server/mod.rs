@@ -223,7 +223,7 @@ impl Assembly {
     }
 
     async fn run(self, config: &Config, origin: Origin, ready: Option<ReadyLine>) -> Result<(), ServerError> {
-        let Self { shared, account_lookups, bound, mut monitor, mut admin_socket, workers, passed, mut taking } = self;
+        let Self { shared, account_lookups, bound, mut monitor, admin_socket, workers, passed, mut taking } = self;
         let stop = CancellationToken::new();
         let background = Background::new(Arc::clone(&shared), stop.clone());
         let service_manager = ServiceManager::of_environment();
@@ -253,7 +253,7 @@ impl Assembly {
                 Some((socket, configured)) => parts.monitor.serve(configured, socket, &config.http_base_path),
                 None => Ok(()),
             };
-            if let Some(socket) = admin_socket.take() {
+            if let Some(socket) = admin_socket.clone() {
                 socket.is_taken();
                 let stop = stop.child_token();
                 let (shared, given) = (Arc::clone(&shared), Arc::clone(&given));
@@ -322,7 +322,10 @@ impl Assembly {
         }
 
         tokio::select! {
-            Ok(why) = &mut broken_off => return Err(why.into()),
+            Ok(why) = &mut broken_off => {
+                admin_socket.iter().for_each(|socket| socket.is_given_away());
+                return Err(why.into());
+            }
             () = signals.next() => {
                 let drain = reloader.drain();
                 service_manager.stopping(&drain);

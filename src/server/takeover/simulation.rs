@@ -312,6 +312,48 @@ async fn history(seed: u64) -> Outcome {
     Outcome { is_whole: given, in_old, in_new, left: outcome_left }
 }
 
+/// A process of the version before takes back what it has given when it has had no answer for too long.
+#[tokio::test]
+async fn a_process_that_says_that_it_serves_again_does_so_alone() {
+    for says_so_in_time in [true, false] {
+        let old = Process::start(&SERVERS, None).await;
+        let new = Process::start(&SERVERS, Some(&old)).await;
+        let (near, far) = UnixStream::pair().unwrap();
+        let ((mut sender, mut receiver), (new_sender, new_receiver)) = (passing::channel(near), passing::channel(far));
+        let mut taking = Taking::offered(new_sender, new_receiver, Offer::default());
+        // As that version says it.
+        let mut say = async |words: &[u8]| sender.send(words, &[]).await.unwrap();
+        let (serve, abort) =
+            (br#"{"message":"serve","next_id":7,"is_paused":false}"#, br#"{"message":"abort","why":"late"}"#);
+        say(serve).await;
+        if says_so_in_time {
+            say(abort).await;
+        }
+        let taken = taking.take(&new.home()).await.map_err(|err| err.to_string());
+        let ended = match taken {
+            Ok(()) => {
+                assert!(!says_so_in_time);
+                taking.serving(&new.home()).await;
+                say(abort).await;
+                taking.follow(new.home()).await.map_err(|err| err.to_string())
+            }
+            Err(err) => {
+                drop(taking);
+                Err(err)
+            }
+        };
+        assert_eq!(ended, Err("the running weir has broken off: late".to_owned()));
+        let mut told = Vec::new();
+        while let Ok(Some((words, _))) = receiver.receive().await {
+            told.push(serde_json::from_slice::<serde_json::Value>(&words).unwrap()["message"].clone());
+        }
+        let all = ["ready", "serving"];
+        assert_eq!(told, if says_so_in_time { &all[..1] } else { &all[..] });
+        old.stop.cancel();
+        new.stop.cancel();
+    }
+}
+
 #[test]
 fn each_session_is_in_exactly_one_process() {
     let number = |name: &str, default| std::env::var(name).map_or(default, |n| n.parse().expect("a number"));

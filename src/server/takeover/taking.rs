@@ -187,6 +187,13 @@ impl Taking {
             };
             match message {
                 Message::Serve { next_id, is_paused, pause } => {
+                    // It says nothing more before it has an answer. One of the version before that has waited in vain
+                    // for too long says that it serves again.
+                    while self.receiver.has_more()
+                        && let Some((message, descriptors)) = self.next().await?
+                    {
+                        self.take_in(message, descriptors, home).await?;
+                    }
                     home.shared.next_id.fetch_max(next_id, Relaxed);
                     home.pause.adopt(&home.shared, is_paused, pause);
                     home.start(self.until_serving.take().unwrap_or_default());
