@@ -122,7 +122,7 @@ pub(super) async fn has_all(
         () = late => Err(NoSuccessor::Late(pid)),
     };
     if result == Err(NoSuccessor::Late(pid)) {
-        // Whatever it still does, it is nobody's any more. One that is to serve and does not is waited for until it ends.
+        // Whatever it still does, it is nobody's any more. Where it was told to serve its end is waited for.
         if timeout(ENDS_WITHIN, ended(&mut child)).await.is_err() {
             let _ = child.kill();
             let _ = timeout(ENDS_WITHIN, ended(&mut child)).await;

@@ -86,8 +86,8 @@ impl World {
         }
     }
 
-    /// The process before dies when some of its connections are the new one's, and none of its leases. Its kernel closes
-    /// the others.
+    /// The process before dies when some of its connections are the new one's, and none of its leases. Its kernel
+    /// closes the others.
     fn dies_too_soon(&mut self, old: usize, new: usize) {
         // The new one has heard of its term at the beginning.
         let term = self.weirs[old].ledger.last_term().saturating_sub(self.rng.u32(..3));
