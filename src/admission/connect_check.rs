@@ -23,7 +23,7 @@ use crate::{
         retry_schedule::{Situation, answer_at, lease_check},
     },
     client_library::returns::Return,
-    identity::ClientKey,
+    identity::{ClientKey, UNKNOWN_ACCOUNT},
     outcome::Refusal,
     upstream::{Placement, Slot, Urgency},
 };
@@ -208,6 +208,9 @@ impl<W: Waiter> Admission<W> {
     /// `latest`.
     pub(super) fn enter_quotas(&self, client: &Client, now: Instant, latest: Instant) -> Result<AccountSlot, Refusal> {
         let may_wait = latest > now && !self.is_observing();
+        if *client.account == *UNKNOWN_ACCOUNT {
+            self.accounts.are_named(self.servers.tell_accounts(), now);
+        }
         let entered = match may_wait {
             true => self.accounts.enter_or_wait(&client.account, client.proof, now),
             false => self.accounts.enter(&client.account, client.proof, now),

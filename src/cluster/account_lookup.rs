@@ -160,10 +160,11 @@ fn ask_again(unanswered: &mut VecDeque<(Instant, AccountLookup)>, lookup: Accoun
 /// towards clients 9). Now that the account is known, the client is told when it comes back.
 fn count_for(admission: &SessionAdmission, account: &Arc<str>, slot: &mut AccountSlot, session: &SessionHandle) {
     session.set_account(account);
+    let (accounts, now) = (admission.accounts(), timer::now());
+    accounts.is_named(account, now);
     if slot.account().name() == account {
         return;
     }
-    let (accounts, now) = (admission.accounts(), timer::now());
     let moved = admission.enter_named(account, slot, now).unwrap_or_else(|_| {
         session.end(Cause::AccountQuota);
         accounts.enter_anyway(account, now)

@@ -56,6 +56,7 @@ pub(super) async fn settle(
     }
     if let Some(named) = &named {
         server.auth_mode().named_account(named);
+        shared.admission.accounts().is_named(named, now());
     }
     let is_operator = named.as_ref().is_some_and(|named| server.is_system_account(named));
     if downstream.entry.is_none() {

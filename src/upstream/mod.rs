@@ -175,6 +175,11 @@ impl Servers {
         self.listed.load(Relaxed)
     }
 
+    /// Whether weir hears from any server in which account it has put a client.
+    pub fn tell_accounts(&self) -> bool {
+        self.list().iter().any(|server| server.tells_accounts())
+    }
+
     /// Whether there is no server.
     pub fn is_empty(&self) -> bool {
         self.len() == 0

@@ -55,3 +55,35 @@ async fn a_storm_of_one_unknown_account_leaves_turns_to_another() {
     storm.end().await;
     weir.assert_nothing_leaked().await;
 }
+
+/// Each of eight accounts has one client, which come at once to a weir that has met none of them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_first_clients_of_many_accounts_do_not_share_one_quota() {
+    nats::at_least(2, 12);
+    // A login takes long enough that all are under way at once.
+    const ACCOUNTS: usize = 8;
+    let accounts: String =
+        (0..ACCOUNTS).map(|n| format!("A{n} {{ users: [{{user: u{n}, password: \"{PASSWORD}\"}}] }}\n")).collect();
+    let server = NatsServer::start(ServerOptions::default().with(&format!("accounts {{ {accounts} }}"))).await;
+    // Without a reading, too: the server itself says that it names accounts.
+    for config in [WeirConfig::of_servers(&[&server]), WeirConfig::of_servers(&[&server]).without_monitors()] {
+        let weir = config.account("default", "max_connections = 2").start().await;
+        let clients = at_once(ACCOUNTS, |n| {
+            let address = weir.address.clone();
+            async move { RawClient::attempt(&address, &Login::user(&format!("u{n}"), "p"), PATIENCE).await }
+        })
+        .await;
+        let clients: Vec<_> = clients.into_iter().map(Attempt::expect_in).collect();
+        for n in 0..ACCOUNTS {
+            let sample = format!("weir_account_connections{{account=\"A{n}\"}}");
+            weir.until("it counts for its account", |metrics| metrics.get(&sample) == Some(1.0)).await;
+        }
+        // Each of them has the quota to itself.
+        let login = Login::user("u3", "p");
+        let second = RawClient::connect(&weir.address, &login).await;
+        let third = RawClient::attempt(&weir.address, &login, PATIENCE).await;
+        assert_eq!(third.refusal(), Some("maximum account active connections exceeded"));
+        drop((clients, second));
+        weir.assert_nothing_leaked().await;
+    }
+}

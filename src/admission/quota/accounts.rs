@@ -1,11 +1,15 @@
 //! The accounts in use.
 
+mod named;
 mod peers;
 mod remembered;
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, OnceLock, atomic::Ordering::Relaxed},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
@@ -60,6 +64,10 @@ struct Entry {
 pub struct Accounts {
     warned: Arc<Warned>,
     configured: ArcSwap<Configured>,
+    /// See [`Accounts::are_named`].
+    named: AtomicBool,
+    /// Whether a server has an account that is called as those are that no server has named.
+    default_is_one: AtomicBool,
     map: CountedMap<Arc<str>, Entry>,
     /// Where weir is one of a fleet.
     by_key: OnceLock<ByKey>,
@@ -83,7 +91,9 @@ impl Configured {
 impl Accounts {
     pub fn new(default: AccountLimits, by_name: HashMap<String, AccountLimits>, warned: Arc<Warned>) -> Self {
         let configured = ArcSwap::from_pointee(Configured { default, by_name });
-        Self { warned, configured, map: CountedMap::default(), by_key: OnceLock::new(), book: OnceLock::new() }
+        let [named, default_is_one] = [(); 2].map(|()| AtomicBool::new(false));
+        let (map, by_key, book) = (CountedMap::default(), OnceLock::new(), OnceLock::new());
+        Self { warned, configured, named, default_is_one, map, by_key, book }
     }
 
     /// The configuration has these limits by now. Accounts in use keep what they hold, also where that is more than
@@ -91,8 +101,7 @@ impl Accounts {
     pub fn set_limits(&self, default: AccountLimits, by_name: HashMap<String, AccountLimits>, now: Instant) {
         // First those of accounts to come: one that is made meanwhile gets them either way.
         self.configured.store(Arc::new(Configured { default, by_name }));
-        let configured = self.configured.load();
-        self.map.iter().for_each(|one| one.account.set_limits(configured.of(one.key()), now));
+        self.map.iter().for_each(|one| one.account.set_limits(self.limits_of(one.key()), now));
     }
 
     /// Takes a connection slot of an account.
@@ -162,7 +171,7 @@ impl Accounts {
             && !self.configured.load().by_name.contains_key(&**name);
         let name = if is_one_too_many { Arc::from(UNKNOWN_ACCOUNT) } else { Arc::clone(name) };
         let mut entry = self.map.get_or_insert_with(Arc::clone(&name), || {
-            let limits = self.configured.load().of(&name);
+            let limits = self.limits_of(&name);
             let account = Arc::new(Account::new(Arc::clone(&name), limits, Arc::clone(&self.warned)));
             if let Some(book) = self.book.get() {
                 account.join(book);

@@ -237,6 +237,16 @@ impl Server {
         self.read_over_system_account || self.monitor.load().is_some()
     }
 
+    /// Whether weir hears from it in which account it has put a client: servers since 2.12 say so themselves, and one
+    /// that weir can read can be asked.
+    pub fn tells_accounts(&self) -> bool {
+        let says = |port| {
+            let info = self.infos[InfoKind { port, when: InfoWhen::Opens }.index()].load();
+            info.as_ref().is_some_and(|info| info.names_account())
+        };
+        self.has_readings() || says(Port::Client) || says(Port::WebSocket)
+    }
+
     /// Whether its first reading is still to come: weir has a way to read it, and has not tried in vain.
     pub fn awaits_first_reading(&self) -> bool {
         self.has_readings() && !self.reading_failed.load(Relaxed) && self.state().last_reading.is_none()
