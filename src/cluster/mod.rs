@@ -19,6 +19,7 @@ mod poller;
 mod resolve;
 pub mod system_account;
 mod system_login;
+mod told_to_go;
 mod varz;
 mod websocket_probe;
 
@@ -80,7 +81,12 @@ pub async fn watch(
     let wanted = Wanted::default();
     // Apart, so that a server is read all the same while a dial or a look-up hangs.
     let watching = async {
-        tokio::join!(keep_resolved(&own.server), read(&own, &wanted, interval), keep_dialled(&own, &wanted, interval));
+        tokio::join!(
+            keep_resolved(&own.server),
+            read(&own, &wanted, interval),
+            keep_dialled(&own, &wanted, interval),
+            told_to_go::find_out(&own),
+        );
     };
     tokio::select! {
         () = watching => {}

@@ -79,6 +79,11 @@ impl Busy {
 }
 
 impl DialError {
+    /// Whether it is this machine's fault, and says nothing of the server.
+    pub fn says_nothing(&self) -> bool {
+        matches!(self, Self::Io(err) if is_for_want_of_memory_or_files(err))
+    }
+
     /// Notes what this end of a dial shows of its server. The dial `began` then, and was `given` so long. Returns the
     /// pause when that ejects the server, or its WebSocket port, anew.
     pub fn note_at(&self, server: &Server, port: Port, (began, given): (Instant, Duration)) -> Option<Duration> {
@@ -96,7 +101,7 @@ impl DialError {
                 server.dial_answered_in(port, began.elapsed());
                 None
             }
-            Self::Io(err) if is_for_want_of_memory_or_files(err) => {
+            _ if self.says_nothing() => {
                 server.dial_says_nothing(port, timer::now());
                 None
             }

@@ -196,7 +196,7 @@ impl ServerSide {
             ServerLine::Info(json) => {
                 let Some(info) = self.info_of(&self.server, json) else { return };
                 if info.ldm() {
-                    self.server.said_lame_duck(timer::now(), info.server_id());
+                    self.server.told_to_go(timer::now(), info.server_id(), info.client_id());
                 }
                 if self.policy == InfoPolicy::Drop {
                     return;

@@ -79,7 +79,7 @@ pub use self::{
     placement::Urgency,
     reading::Reading,
     remembered::RememberedServers,
-    server::{InfoKind, InfoWhen, Server, drain::Drain, leased::Around, standing::Standing},
+    server::{InfoKind, InfoWhen, Server, drain::Drain, leased::Around, standing::Standing, told_to_go::StillAccepts},
     slot::Slot,
 };
 

@@ -9,6 +9,7 @@ pub(super) mod remembered;
 mod shared;
 pub(super) mod standing;
 mod told;
+pub(super) mod told_to_go;
 
 use std::{
     sync::{
@@ -43,7 +44,7 @@ use crate::{
         placement::{Tier, View},
         process::Process,
         reading::Reading,
-        server::{drain::Drain, leased::SlotLease, shared::SharedState},
+        server::{drain::Drain, leased::SlotLease, shared::SharedState, told_to_go::ToldToGo},
         snapshot::{AtomicSnapshot, Snapshot, TimeOrigin, Timestamp},
     },
 };
@@ -122,6 +123,7 @@ struct State {
     full_until: Option<Instant>,
     throttled_until: Option<Instant>,
     lame_duck_until: Option<Instant>,
+    told_to_go: ToldToGo,
     process: Process,
     membership: Membership,
     drain: Drain,

@@ -1,6 +1,7 @@
 //! All clients of one server are moved to the others: it is drained, or shuts down.
 
 use std::{
+    collections::HashSet,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
@@ -15,6 +16,7 @@ use crate::{
         plan::{Role, plan},
         run::{Manner, Run, Step},
     },
+    relay::registry::SessionHandle,
     upstream::{Server, ServerId},
     worker,
 };
@@ -126,6 +128,35 @@ impl Mover {
         }
         let took = began.elapsed();
         info!(server = server.name(), cause = cause.name(), sessions, left, ?took, "clients have been moved away");
+    }
+
+    /// Moves the clients of these connections of a server to the others within this time: as if it shut down, but
+    /// nobody else goes, and it gets clients as before. Those for whom there is no room in time stay.
+    pub(super) async fn move_away(&self, server: &Arc<Server>, connections: &HashSet<u64>, within: Duration) {
+        let until = Instant::now() + within;
+        while Instant::now() < until {
+            let (now, id) = (Instant::now(), server.id());
+            let of_server = |other: &Server| if other.id() == id { Role::Leaves } else { role(other, now) };
+            let is_told = |session: &SessionHandle| {
+                let at = session.at();
+                at.server_id() == id && connections.contains(&at.client_id)
+            };
+            let census = Census::take(self.shared(), of_server, is_told).await;
+            if census.candidates.is_empty() {
+                return;
+            }
+            let plan = plan(&census.now, f64::INFINITY);
+            if plan.clients() > 0 {
+                let mut run = Run::new(&plan, census.candidates, self.pace(now), Manner::Evacuation, now);
+                let with_run = |step: &mut dyn FnMut(&mut Run) -> Step| step(&mut run);
+                let is_over = || Instant::now() >= until;
+                let go = || if is_over() { Go::Stop("the time is over".to_owned()) } else { Go::On };
+                self.carry_out(&census.servers, MoveCause::LameDuck, with_run, go).await;
+            } else if !has_room(&census) {
+                return;
+            }
+            sleep(PLAN_AGAIN).await;
+        }
     }
 
     fn is_occupied(&self, server: &Server, cause: MoveCause) -> bool {

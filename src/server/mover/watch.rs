@@ -44,6 +44,7 @@ impl Mover {
             loop {
                 sleep(EVERY).await;
                 self.look_for_lame_ducks();
+                self.look_for_clients_to_go();
                 self.look_for_silent_servers().await;
                 self.look_for_restarts(&mut restarts).await;
                 self.look_for_returns().await;
@@ -71,6 +72,17 @@ impl Mover {
             let mover = self.clone();
             let work = async move { mover.evacuate(&server, MoveCause::LameDuck, LAME_DUCK_WITHIN).await };
             tokio::spawn(evacuation.lasts(work));
+        }
+    }
+
+    /// Clients that a server has told to go, and that stays itself.
+    fn look_for_clients_to_go(&self) {
+        for server in self.shared().servers.iter() {
+            let clients = server.take_clients_to_go();
+            if !clients.is_empty() {
+                let mover = self.clone();
+                tokio::spawn(async move { mover.move_away(&server, &clients, LAME_DUCK_WITHIN).await });
+            }
         }
     }
 

@@ -357,8 +357,9 @@ impl Server {
         self.has_throttled.load(Relaxed)
     }
 
-    /// The process `server_id` announced lame duck mode, in the INFO of a session or over the system account. It means
-    /// nothing where another process answers at the address by now.
+    /// The process `server_id` announced lame duck mode: over the system account, or to its clients, and it
+    /// [accepts](Server::told_to_go_means) nobody any more. It means nothing where another process answers at the
+    /// address by now.
     pub fn said_lame_duck(&self, now: Instant, server_id: &str) {
         self.change(|state| {
             if state.process.speaks_for_server(now, server_id) {
