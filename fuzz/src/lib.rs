@@ -11,7 +11,7 @@ use weir::internals::protocol::info::{Info, Rewrite, Urls};
 use weir::internals::protocol::op::{Capture, ClientFraming, ClientScan, ServerFraming, ServerScan};
 use weir::internals::protocol::client_preface::Preface;
 use weir::internals::protocol::s2::{self, Level, encode::Compressor};
-use weir::internals::protocol::subscriptions::Subscriptions;
+use weir::internals::protocol::subscriptions::{Subscribed, Subscriptions};
 use weir::internals::protocol::websocket::decode::{Decoder, Violation};
 use weir::internals::protocol::websocket::open::Request;
 use weir::internals::protocol::websocket::{FrameSize, Negotiated, DeflatePool, Role, encode, upgrade::Rules};
@@ -171,7 +171,7 @@ pub fn subscriptions(data: &[u8]) {
         match (kind, &words[..]) {
             (b'S', [rest @ .., sid]) if matches!(rest.len(), 1 | 2) => {
                 // Longer ones than any server reads find no room.
-                if table.subscribe(arguments).is_ok() {
+                if matches!(table.subscribe(arguments), Ok(Some(Subscribed::New))) {
                     map.entry(sid).or_insert((rest.to_vec(), 0, 0));
                 }
             }
@@ -195,8 +195,8 @@ pub fn subscriptions(data: &[u8]) {
                     }
                 }
             }
-            (b'S', _) => assert_eq!(table.subscribe(arguments), Ok(())),
-            (b'U', _) => table.unsubscribe(arguments),
+            (b'S', _) => assert_eq!(table.subscribe(arguments), Ok(None)),
+            (b'U', _) => assert!(!table.unsubscribe(arguments)),
             _ => {}
         }
         assert_eq!(table.len(), map.len());

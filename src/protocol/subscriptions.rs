@@ -7,7 +7,7 @@
 
 use std::hash::BuildHasher;
 
-use hashbrown::{DefaultHashBuilder, HashTable, hash_table::Entry};
+use hashbrown::{DefaultHashBuilder, HashTable};
 use memchr::memchr_iter;
 
 use crate::protocol::op::MAX_DIGITS;
@@ -15,6 +15,17 @@ use crate::protocol::op::MAX_DIGITS;
 /// A new subscription finds no room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NoRoom;
+
+/// What a SUB has changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Subscribed {
+    /// There is one subscription more, unless the server has a reason to refuse it that the SUB does not show.
+    New,
+    /// Nothing: its sid is in use.
+    InUse,
+    /// Nothing: a server refuses its subject.
+    Invalid,
+}
 
 /// Why subscriptions are not restored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,7 +52,10 @@ pub struct Subscriptions {
     text: Vec<u8>,
     /// Of `text`, the bytes of those that have ended.
     unused: usize,
+    /// First those that the server has [confirmed](Self::confirm), in no order, then the others as they came, unless
+    /// one has ended meanwhile.
     all: Vec<Subscription>,
+    confirmed: usize,
     /// Positions in `all`, by the hash of the sid.
     by_sid: HashTable<u32>,
     /// Seeded. A client that finds sids of one hash slows down its own messages, within the bound of memory.
@@ -71,6 +85,7 @@ impl Subscriptions {
             text: Vec::new(),
             unused: 0,
             all: Vec::new(),
+            confirmed: 0,
             by_sid: HashTable::new(),
             hasher: DefaultHashBuilder::default(),
             last: 0,
@@ -106,12 +121,17 @@ impl Subscriptions {
         restored.all.reserve_exact(all.clone().count());
         for (arguments, delivered, max) in all {
             let before = restored.all.len();
-            restored.subscribe(arguments).map_err(|NoRoom| NotRestored::NoRoom)?;
+            let subscribed = restored.subscribe(arguments).map_err(|NoRoom| NotRestored::NoRoom)?;
+            // Another weir may not have known that.
+            if subscribed == Some(Subscribed::Invalid) {
+                continue;
+            }
             let is_new = restored.all.len() > before;
             let one = restored.all.last_mut().filter(|_| is_new && (max == 0 || delivered < max));
             let one = one.ok_or(NotRestored::NotOne)?;
             (one.delivered, one.max) = (delivered, max);
         }
+        restored.confirm();
         Ok(restored)
     }
 
@@ -131,19 +151,22 @@ impl Subscriptions {
         self.text.capacity().saturating_add(of_all).saturating_add(self.by_sid.allocation_size())
     }
 
-    /// Takes in a SUB with these arguments: subject, queue if any, sid. Arguments that a server refuses change nothing.
+    /// Takes in a SUB with these arguments: subject, queue if any, sid. `None` where they are none of a SUB.
     ///
     /// # Errors
     /// There is no room for it.
-    pub fn subscribe(&mut self, arguments: &[u8]) -> Result<(), NoRoom> {
+    pub fn subscribe(&mut self, arguments: &[u8]) -> Result<Option<Subscribed>, NoRoom> {
         let mut words = words(arguments);
         let (subject, second, third) = match (words.next(), words.next(), words.next(), words.next()) {
             (Some(subject), Some(second), third, None) => (subject, second, third),
-            _ => return Ok(()),
+            _ => return Ok(None),
         };
         let (queue, sid) = third.map_or((None, second), |sid| (Some(second), sid));
         if self.find(sid).is_some() {
-            return Ok(());
+            return Ok(Some(Subscribed::InUse));
+        }
+        if !is_valid(subject) {
+            return Ok(Some(Subscribed::Invalid));
         }
         let queue_len = queue.map_or(0, |queue| queue.len().saturating_add(1));
         let text_len = sid.len().saturating_add(1).saturating_add(subject.len()).saturating_add(queue_len);
@@ -164,7 +187,7 @@ impl Subscriptions {
         self.all.push(Subscription { at, sid_len, text_len, delivered: 0, max: 0 });
         let (hash, Self { text, all, by_sid, hasher, .. }) = (self.hasher.hash_one(sid), self);
         by_sid.insert_unique(hash, position, |at| hasher.hash_one(sid_at(text, all, *at)));
-        Ok(())
+        Ok(Some(Subscribed::New))
     }
 
     /// Makes room for one more with so long a text.
@@ -182,19 +205,25 @@ impl Subscriptions {
         if self.bytes() > self.most_bytes { Err(NoRoom) } else { Ok(()) }
     }
 
-    /// Takes in an UNSUB with these arguments: sid, and a maximum where there is one.
-    pub fn unsubscribe(&mut self, arguments: &[u8]) {
+    /// Takes in an UNSUB with these arguments: sid, and a maximum where there is one. Returns whether one has ended.
+    pub fn unsubscribe(&mut self, arguments: &[u8]) -> bool {
         let mut words = words(arguments);
         let (sid, max) = match (words.next(), words.next(), words.next()) {
             (Some(sid), max, None) => (sid, max),
-            _ => return,
+            _ => return false,
         };
-        let Some(position) = self.find(sid) else { return };
+        let Some(position) = self.find(sid) else { return false };
         // A maximum that is no number ends it at once, as none does.
         let max = max.and_then(size).unwrap_or(0);
         match self.all.get_mut(position as usize) {
-            Some(one) if max > one.delivered => one.max = max,
-            _ => self.end(position),
+            Some(one) if max > one.delivered => {
+                one.max = max;
+                false
+            }
+            _ => {
+                self.end(position);
+                true
+            }
         }
     }
 
@@ -232,9 +261,10 @@ impl Subscriptions {
         self.all.iter().any(|one| one.max > 0 && self.received_by(*one) == Receives::ShareOfQueue)
     }
 
-    /// A server has refused all subscriptions to this subject, of this queue where it names one.
-    pub fn refused(&mut self, subject: &[u8], queue: Option<&[u8]>) {
-        let mut position = 0;
+    /// A server has refused all subscriptions to this subject, of this queue where it names one. Returns whether there
+    /// were any.
+    pub fn refused(&mut self, subject: &[u8], queue: Option<&[u8]>) -> bool {
+        let (mut position, before) = (0, self.all.len());
         while let Some(one) = self.all.get(position as usize) {
             let mut words = text_of(&self.text, *one).split(|byte| *byte == b' ').skip(1);
             match words.next() == Some(subject) && words.next() == queue {
@@ -242,6 +272,7 @@ impl Subscriptions {
                 false => position = position.saturating_add(1),
             }
         }
+        self.all.len() < before
     }
 
     /// Appends what a server without them is to be sent: SUB of each, and UNSUB of those with a maximum, for what is
@@ -304,24 +335,40 @@ impl Subscriptions {
         Some(self.last)
     }
 
+    /// The server has answered all of them: it has refused none of those that are left.
+    pub fn confirm(&mut self) {
+        self.confirmed = self.all.len();
+    }
+
+    /// The one that came last is refused, if the server has not confirmed it.
+    pub fn end_newest_unconfirmed(&mut self) {
+        let last = self.all.len().saturating_sub(1);
+        if let (true, Ok(last)) = (self.all.len() > self.confirmed, u32::try_from(last)) {
+            self.end(last);
+        }
+    }
+
+    /// All are refused that the server has not confirmed.
+    pub fn end_unconfirmed(&mut self) {
+        while self.all.len() > self.confirmed {
+            self.end_newest_unconfirmed();
+        }
+    }
+
     fn end(&mut self, position: u32) {
+        let mut position = position;
+        if let Some(last) = self.confirmed.checked_sub(1).filter(|last| position as usize <= *last) {
+            // The confirmed ones stay together.
+            self.exchange(position, last);
+            (position, self.confirmed) = (u32::try_from(last).unwrap_or(position), last);
+        }
+        self.exchange(position, self.all.len().saturating_sub(1));
         let Self { text, all, by_sid, hasher, unused, .. } = self;
-        let hash_at = |all: &[Subscription], at| hasher.hash_one(sid_at(text, all, at));
-        let hash = hash_at(all, position);
-        if let Ok(found) = by_sid.find_entry(hash, |at| *at == position) {
+        let last = u32::try_from(all.len().saturating_sub(1)).unwrap_or(u32::MAX);
+        if let Ok(found) = by_sid.find_entry(hasher.hash_one(sid_at(text, all, last)), |at| *at == last) {
             found.remove();
         }
-        // The last one takes its place.
-        let last = u32::try_from(all.len().saturating_sub(1)).unwrap_or(u32::MAX);
-        if last != position {
-            let hash = hash_at(all, last);
-            if let Entry::Occupied(mut moved) =
-                by_sid.entry(hash, |at| *at == last, |at| hasher.hash_one(sid_at(text, all, *at)))
-            {
-                *moved.get_mut() = position;
-            }
-        }
-        let ended = all.swap_remove(position as usize);
+        let Some(ended) = all.pop() else { return };
         let end = (ended.at as usize).saturating_add(ended.text_len.into());
         match end == text.len() {
             true => text.truncate(ended.at as usize),
@@ -335,6 +382,24 @@ impl Subscriptions {
         } else if self.unused > self.text.len() / 2 {
             self.drop_unused();
         }
+    }
+
+    /// Two change places.
+    fn exchange(&mut self, one: u32, other: usize) {
+        let Self { text, all, by_sid, hasher, .. } = self;
+        let Ok(other) = u32::try_from(other) else { return };
+        if one == other || all.len() <= one.max(other) as usize {
+            return;
+        }
+        let [first, second] = [one, other].map(|at| hasher.hash_one(sid_at(text, all, at)));
+        // Both are found before either has its new position.
+        let mut positions = by_sid.get_disjoint_mut([first, second], |n, at| [one, other].get(n) == Some(at));
+        for (found, to) in positions.iter_mut().zip([other, one]) {
+            if let Some(found) = found {
+                **found = to;
+            }
+        }
+        all.swap(one as usize, other as usize);
     }
 
     /// Drops the text of those that have ended.
@@ -368,6 +433,17 @@ fn words(arguments: &[u8]) -> impl Iterator<Item = &[u8]> {
     arguments.split(|byte| matches!(byte, b' ' | b'\t' | b'\r' | b'\n')).filter(|word| !word.is_empty())
 }
 
+/// Whether a server takes a subscription to it (`Insert` in its sublist.go): no token is empty, and none is behind `>`.
+fn is_valid(subject: &[u8]) -> bool {
+    let mut tokens = subject.split(|byte| *byte == b'.').peekable();
+    while let Some(token) = tokens.next() {
+        if token.is_empty() || token == b">" && tokens.peek().is_some() {
+            return false;
+        }
+    }
+    true
+}
+
 /// A maximum as `parseSize` of nats-server reads it.
 fn size(word: &[u8]) -> Option<u32> {
     let is_size = word.len() <= MAX_DIGITS && word.iter().all(u8::is_ascii_digit);
@@ -386,162 +462,4 @@ pub fn unsub(sid: &[u8], max: Option<u32>, out: &mut Vec<u8>) {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-
-    use proptest::prelude::*;
-
-    use super::*;
-
-    /// What a table says of each: subject and queue, messages delivered, maximum.
-    type Reference = BTreeMap<Vec<u8>, (Vec<u8>, u32, u32)>;
-
-    #[derive(Debug, Clone)]
-    enum Step {
-        Sub { sid: u8, subject: u8, queue: bool },
-        Unsub { sid: u8, max: Option<u8> },
-        Delivered { sid: u8, messages: u8 },
-        Refused { subject: u8, queue: bool },
-    }
-
-    fn step() -> impl Strategy<Value = Step> {
-        prop_oneof![
-            4 => (0..40u8, 0..5u8, any::<bool>()).prop_map(|(sid, subject, queue)| Step::Sub { sid, subject, queue }),
-            2 => (0..40u8, proptest::option::of(0..6u8)).prop_map(|(sid, max)| Step::Unsub { sid, max }),
-            4 => (0..40u8, 1..4u8).prop_map(|(sid, messages)| Step::Delivered { sid, messages }),
-            1 => (0..5u8, any::<bool>()).prop_map(|(subject, queue)| Step::Refused { subject, queue }),
-        ]
-    }
-
-    fn texts(sid: u8, subject: u8, queue: bool) -> (String, String, Option<&'static str>) {
-        // Of different lengths, so that texts move within the table.
-        (format!("{sid}"), format!("s.{}", "x".repeat(subject.into())), queue.then_some("workers"))
-    }
-
-    fn apply(subs: &mut Subscriptions, reference: &mut Reference, step: &Step) {
-        match *step {
-            Step::Sub { sid, subject, queue } => {
-                let (sid, subject, queue) = texts(sid, subject, queue);
-                let rest = queue.map_or(subject.clone(), |queue| format!("{subject} {queue}"));
-                subs.subscribe(format!("{rest} {sid}").as_bytes()).unwrap();
-                reference.entry(sid.into()).or_insert((rest.into(), 0, 0));
-            }
-            Step::Unsub { sid, max } => {
-                let max_text = max.map_or(String::new(), |max| format!(" {max}"));
-                subs.unsubscribe(format!("{sid}{max_text}").as_bytes());
-                let (key, max) = (sid.to_string().into_bytes(), u32::from(max.unwrap_or(0)));
-                if let Some(one) = reference.get_mut(&key) {
-                    one.2 = max;
-                    if max <= one.1 {
-                        reference.remove(&key);
-                    }
-                }
-            }
-            Step::Delivered { sid, messages } => {
-                let key = sid.to_string().into_bytes();
-                subs.delivered(&key, messages.into());
-                if let Some(one) = reference.get_mut(&key) {
-                    one.1 += u32::from(messages);
-                    if one.2 > 0 && one.1 >= one.2 {
-                        reference.remove(&key);
-                    }
-                }
-            }
-            Step::Refused { subject, queue } => {
-                let (_, subject, queue) = texts(0, subject, queue);
-                subs.refused(subject.as_bytes(), queue.map(str::as_bytes));
-                let rest = queue.map_or(subject.clone(), |queue| format!("{subject} {queue}"));
-                reference.retain(|_, one| one.0 != rest.as_bytes());
-            }
-        }
-    }
-
-    fn lines(subs: &Subscriptions) -> Vec<String> {
-        let mut out = Vec::new();
-        subs.write(&mut out);
-        let mut lines: Vec<_> = String::from_utf8(out).unwrap().lines().map(str::to_owned).collect();
-        lines.sort();
-        lines
-    }
-
-    fn lines_of(reference: &Reference) -> Vec<String> {
-        let mut lines = Vec::new();
-        for (sid, (rest, delivered, max)) in reference {
-            let (sid, rest) = (str::from_utf8(sid).unwrap(), str::from_utf8(rest).unwrap());
-            lines.push(format!("SUB {rest} {sid}"));
-            if *max > 0 {
-                lines.push(format!("UNSUB {sid} {}", max - delivered));
-            }
-        }
-        lines.sort();
-        lines
-    }
-
-    proptest! {
-        #[test]
-        fn a_table_says_what_a_plain_map_says(steps in proptest::collection::vec(step(), 0..300)) {
-            let (mut subs, mut reference) = (Subscriptions::new(usize::MAX), Reference::new());
-            for step in &steps {
-                apply(&mut subs, &mut reference, step);
-                prop_assert_eq!(subs.len(), reference.len());
-            }
-            prop_assert_eq!(lines(&subs), lines_of(&reference));
-            let all: Vec<_> = subs.all().collect();
-            let told = || all.iter().map(|(arguments, delivered, max)| (arguments.as_slice(), *delivered, *max));
-            let restored = Subscriptions::restore(subs.bytes(), told()).unwrap();
-            prop_assert_eq!(restored.all().collect::<Vec<_>>(), all.clone());
-            prop_assert_eq!(lines(&restored), lines_of(&reference));
-            if !all.is_empty() {
-                prop_assert_eq!(Subscriptions::restore(10, told()).map(drop), Err(NotRestored::NoRoom));
-                prop_assert_eq!(Subscriptions::restore(1 << 20, told().chain(told())).map(drop), Err(NotRestored::NotOne));
-            }
-            for sid in reference.keys() {
-                subs.unsubscribe(sid);
-            }
-            prop_assert!(subs.is_empty());
-            prop_assert_eq!(subs.bytes(), 0);
-        }
-    }
-
-    #[test]
-    fn arguments_are_read_as_a_server_does() {
-        let mut subs = Subscriptions::new(usize::MAX);
-        for bad in ["", "foo", "foo q 1 more"] {
-            subs.subscribe(bad.as_bytes()).unwrap();
-        }
-        assert!(subs.is_empty());
-        subs.subscribe(b"foo\t 1\r\n").unwrap();
-        subs.subscribe(b"bar  workers   2 ").unwrap();
-        subs.subscribe(b"other 1").unwrap();
-        assert_eq!(lines(&subs), ["SUB bar workers 2", "SUB foo 1"], "a sid that is in use stays what it is");
-        subs.delivered(b"2", 3);
-        subs.unsubscribe(b"2 5\r\n");
-        assert_eq!(lines(&subs), ["SUB bar workers 2", "SUB foo 1", "UNSUB 2 2"]);
-        subs.unsubscribe(b"2 3");
-        subs.unsubscribe(b"1 x");
-        assert!(subs.is_empty(), "it has had so many, and what is no number is no maximum");
-    }
-
-    #[test]
-    fn no_more_memory_is_used_than_allowed() {
-        for most in [0, 200, 4 * 1024, 64 * 1024] {
-            let mut subs = Subscriptions::new(most);
-            let subscribe = |n: &u32| subs.subscribe(format!("orders.eu.{n:05}.created {n}").as_bytes()).is_ok();
-            let fit = (0..10_000).take_while(subscribe).count();
-            assert!(fit < 10_000 && (most < 64 * 1024 || fit >= 1000), "{fit} in {most} bytes");
-        }
-    }
-
-    #[test]
-    fn who_subscribes_for_each_request_needs_no_more_memory_with_time() {
-        let mut subs = Subscriptions::new(1024);
-        subs.subscribe(b"_INBOX.all.> 0").unwrap();
-        for n in 1..10_000 {
-            subs.subscribe(format!("_INBOX.{n} {n}").as_bytes()).unwrap();
-            if n > 4 {
-                subs.unsubscribe((n - 4).to_string().as_bytes());
-            }
-        }
-        assert_eq!(subs.len(), 5);
-    }
-}
+mod tests;

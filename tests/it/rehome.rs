@@ -73,6 +73,42 @@ async fn who_loses_its_server_keeps_its_connection_its_subscriptions_and_what_is
     weir.assert_nothing_leaked().await;
 }
 
+/// The next server would refuse them again, and that would end the session.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_its_server_has_refused_is_not_asked_of_the_next_one() {
+    for pedantic in [false, true] {
+        let mut cluster = Cluster::start(2, |server| server.with("max_subscriptions: 2")).await;
+        let weir = WeirConfig::of(&cluster).account("default", REHOME).start().await;
+        let login = Login::nobody().with("pedantic", pedantic.into());
+        let mut client = RawClient::connect(&weir.address, &login).await;
+        let first = client.info_after_pong().await["server_id"].clone();
+        client.send(b"SUB a 1\r\nSUB an..invalid.subject 2\r\nSUB b 3\r\nSUB c 4\r\nSUB d 5\r\n").await.unwrap();
+        let mut refused = Vec::new();
+        while refused.len() < 3 {
+            if let Op::Err(text) = client.next_within(PATIENCE).await.unwrap().expect("three errors") {
+                refused.push(text.to_lowercase());
+            }
+        }
+        let too_many = "maximum subscriptions exceeded";
+        assert_eq!(refused, ["invalid subject", too_many, too_many]);
+        client.round_trip().await.unwrap();
+        // A place that one leaves is another one's.
+        client.send(b"UNSUB 1\r\nSUB e 6\r\n").await.unwrap();
+        client.round_trip().await.unwrap();
+
+        let lost = its_server(&cluster).await;
+        cluster.servers[lost].kill9();
+        assert_ne!(told_of(&mut client).await, first);
+        weir.until("it is re-homed", |metrics| moved(metrics, "rehomed") == 1.0).await;
+        for subject in ["a", "b", "c", "d", "e"] {
+            client.publish(subject, b"x").await.unwrap();
+        }
+        assert_eq!(gets(&mut client).await, ["b x", "e x"]);
+        drop(client);
+        weir.assert_nothing_leaked().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_of_hundreds_is_closed_when_a_server_is_killed() {
     const CLIENTS: usize = 240;

@@ -136,7 +136,7 @@ impl TrackedClient {
                 true
             }
             _ => {
-                state.pings = state.pings.saturating_add(1);
+                state.ping();
                 false
             }
         }

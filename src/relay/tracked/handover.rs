@@ -529,7 +529,7 @@ impl Relay<TrackedClient, TrackedServer> {
                         continue;
                     }
                     deliver.extend_from_slice(&message);
-                    if state.subscriptions.delivered(sid, 1) {
+                    if state.delivered(sid, 1) {
                         unsub(sid, None, &mut words);
                     }
                 }
@@ -544,6 +544,7 @@ impl Relay<TrackedClient, TrackedServer> {
             words.extend_from_slice(&PING.repeat(pings as usize));
             // This server has its subscriptions, whatever the old one has not answered.
             (state.before_own_ping, state.replays) = (Some(0), false);
+            state.unanswered.asked_elsewhere();
         }
         self.look = None;
         self.to_server.put_first(&words);

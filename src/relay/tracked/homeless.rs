@@ -145,6 +145,8 @@ impl Relay<TrackedClient, TrackedServer> {
             words.extend_from_slice(PING);
             state.before_own_ping = Some(pings);
             state.replays = true;
+            // A server that refuses one of these ends the session.
+            state.all_answered();
         }
         self.to_server.put_first(&words);
         if let Some(info) = self.to_client.side_mut().moved_to(server, info) {

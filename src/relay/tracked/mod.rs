@@ -14,6 +14,7 @@ mod server_side;
 mod state;
 #[cfg(test)]
 mod tests;
+mod unanswered;
 
 use std::{
     mem,
@@ -24,7 +25,7 @@ use std::{
 use memchr::memchr;
 use serde::{Deserialize, Serialize};
 
-use self::overlap::Overlap;
+use self::{overlap::Overlap, unanswered::Unanswered};
 use crate::{
     outcome::Cause,
     protocol::subscriptions::{NoRoom, Receives, Subscriptions, unsub},
@@ -51,6 +52,7 @@ pub struct Known(Arc<Mutex<State>>);
 #[derive(Debug)]
 struct State {
     subscriptions: Subscriptions,
+    unanswered: Unanswered,
     /// PINGs of the client that its server has not answered.
     pings: u32,
     /// How many of those stand before a PING of weir's own, where that is not answered.
@@ -92,6 +94,8 @@ pub enum Bound {
     LongMessage,
     /// Its client waits for the answers to very many PINGs.
     Pings,
+    /// Its server has refused a subscription, and weir cannot tell which.
+    Refused,
     /// It is a member of a queue group that ends with a number of messages: two servers would each count their own.
     QueueWithMax,
 }
@@ -105,6 +109,7 @@ impl Bound {
             Self::Error => "its server has ended it by an error",
             Self::LongMessage => "it was in the middle of a long message",
             Self::Pings => "too many PINGs of its client are not answered",
+            Self::Refused => "its server has refused a subscription without saying which",
             Self::QueueWithMax => "it has a subscription of a queue group with a maximum",
         }
     }
@@ -162,6 +167,7 @@ impl Known {
     pub fn new(most_bytes: usize) -> Self {
         Self(Arc::new(Mutex::new(State {
             subscriptions: Subscriptions::new(most_bytes),
+            unanswered: Unanswered::default(),
             pings: 0,
             before_own_ping: None,
             replays: false,
@@ -195,10 +201,11 @@ impl State {
     }
 
     fn subscribe(&mut self, arguments: &[u8]) {
-        if self.bound.is_none()
-            && let Err(NoRoom) = self.subscriptions.subscribe(arguments)
-        {
-            self.bind(Bound::Memory);
+        if self.bound.is_none() {
+            match self.subscriptions.subscribe(arguments) {
+                Ok(subscribed) => subscribed.into_iter().for_each(|subscribed| self.unanswered.sub(subscribed)),
+                Err(NoRoom) => self.bind(Bound::Memory),
+            }
         }
         let now = Instant::now();
         self.last_sub = Some(now);
@@ -208,7 +215,9 @@ impl State {
     }
 
     fn unsubscribe(&mut self, arguments: &[u8]) {
-        self.subscriptions.unsubscribe(arguments);
+        if self.subscriptions.unsubscribe(arguments) {
+            self.unanswered.ended();
+        }
         if self.overlap.is_some() {
             let sid = arguments.split(u8::is_ascii_whitespace).find(|word| !word.is_empty()).unwrap_or_default();
             // One with a maximum gets what is left of it when the other server is the only one.
@@ -216,6 +225,15 @@ impl State {
                 self.ends_at_new(sid);
             }
         }
+    }
+
+    /// The client has had messages of the subscription with this sid. Returns whether it has ended by that.
+    fn delivered(&mut self, sid: &[u8], messages: u32) -> bool {
+        let ends = self.subscriptions.delivered(sid, messages);
+        if ends {
+            self.unanswered.ended();
+        }
+        ends
     }
 
     fn ends_at_new(&mut self, sid: &[u8]) {
@@ -247,7 +265,7 @@ impl State {
                 overlap.old_delivers(sid, message, now);
             }
         }
-        if self.subscriptions.delivered(sid, 1) {
+        if self.delivered(sid, 1) {
             self.ends_at_new(sid);
         }
         true
@@ -259,7 +277,7 @@ impl State {
         let Some(both) = self.both() else { return false };
         let goes_on = both.new_delivers(sid, message, receives, Instant::now());
         if goes_on {
-            self.subscriptions.delivered(sid, 1);
+            self.delivered(sid, 1);
         }
         goes_on
     }
@@ -274,11 +292,22 @@ impl State {
     fn begin_own_ping(&mut self) -> bool {
         let may = self.before_own_ping.is_none();
         self.before_own_ping.get_or_insert(self.pings);
+        if may {
+            self.unanswered.ping(self.pings.saturating_add(1));
+        }
         may
+    }
+
+    /// A PING of the client goes to the server.
+    fn ping(&mut self) {
+        self.pings = self.pings.saturating_add(1);
+        let own = u32::from(self.before_own_ping.is_some());
+        self.unanswered.ping(self.pings.saturating_add(own));
     }
 
     /// The server has answered a PING. Returns whether it is one of the client's.
     fn pong(&mut self) -> bool {
+        self.pong_for_subs();
         match &mut self.before_own_ping {
             Some(0) => {
                 self.before_own_ping = None;

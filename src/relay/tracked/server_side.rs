@@ -15,9 +15,11 @@ use crate::{
     upstream::Server,
 };
 
-/// The errors behind which a nats-server leaves a connection open, as they begin.
-const STAYS_OPEN: [&[u8]; 4] =
-    [b"permissions violation", b"invalid subject", b"maximum subscriptions exceeded", b"server shutdown"];
+/// The errors behind which a nats-server leaves a connection open, as they begin, apart from those about subscriptions.
+const STAYS_OPEN: [&[u8]; 3] = [b"permissions violation", b"invalid publish subject", b"server shutdown"];
+
+const INVALID_SUBJECT: &[u8] = b"invalid subject";
+const ONE_TOO_MANY: &[u8] = b"maximum subscriptions exceeded";
 
 /// How a server begins to say that it refuses a subscription.
 const SUBSCRIPTION_REFUSED: &[u8] = b"permissions violation for subscription to \"";
@@ -126,7 +128,13 @@ impl TrackedServer {
             let mut parts = text.split(|byte| *byte == b'"').skip(1);
             let (subject, between, queue) = (parts.next(), parts.next(), parts.next());
             let queue = queue.filter(|_| between == Some(b" using queue "));
-            state.subscriptions.refused(subject.unwrap_or_default(), queue);
+            if state.subscriptions.refused(subject.unwrap_or_default(), queue) {
+                state.unanswered.ended();
+            }
+        } else if begins_with(ONE_TOO_MANY) {
+            state.one_too_many();
+        } else if begins_with(INVALID_SUBJECT) {
+            state.invalid_subject();
         } else if !STAYS_OPEN.iter().any(|begin| begins_with(begin)) {
             state.bind(Bound::Error);
         }
@@ -147,7 +155,7 @@ impl WholeOperations for TrackedServer {
                 0
             } else {
                 self.inner.framing().pass_whole(rest, |sid, messages| {
-                    state.subscriptions.delivered(sid, messages);
+                    state.delivered(sid, messages);
                 })
             }
         };

@@ -7,7 +7,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Bound, Known, State, TrackedClient, TrackedServer};
+use super::{Bound, Known, State, TrackedClient, TrackedServer, unanswered::Unanswered};
 use crate::{
     net::stream::Stream,
     protocol::subscriptions::{NotRestored, Subscriptions},
@@ -119,6 +119,7 @@ impl Known {
         let before = |milliseconds| Instant::now().checked_sub(Duration::from_millis(milliseconds));
         Ok(Self(Arc::new(Mutex::new(State {
             subscriptions: restored,
+            unanswered: Unanswered::of_another_process(),
             pings,
             before_own_ping,
             replays,
