@@ -66,7 +66,7 @@ pub async fn examine(servers: &Servers, (params, named): (&Params, usize), acces
     let looks = looks.map(|(server, own)| examine_one(server, own.max_connections, access, params.compatibility));
     let (infos, observations): (Vec<_>, Vec<_>) = join_all(looks).await.into_iter().unzip();
     let mut all = observations.concat();
-    compare(&infos, &mut all);
+    compare(&infos, named, &mut all);
     for one in &mut all {
         let at = one.key.strip_prefix("cluster.servers[").and_then(|rest| rest.split(']').next()?.parse().ok());
         if let Some(server) = at.filter(|at| *at >= named).and_then(|at: usize| params.servers.get(at)) {
@@ -204,15 +204,17 @@ async fn look_up(endpoint: &Endpoint) -> Option<usize> {
     Some(endpoint.most_of_a_family())
 }
 
-/// What shows only beside the other servers: one process under two addresses, and servers of several clusters.
-fn compare(infos: &[Option<Arc<Info>>], all: &mut Vec<Observation>) {
+/// What shows only beside the other servers: one process under two addresses, and servers of several clusters. That a
+/// server with a table is discovered too is as it should be: it counts once.
+fn compare(infos: &[Option<Arc<Info>>], named: usize, all: &mut Vec<Observation>) {
     let infos = || infos.iter().enumerate().filter_map(|(i, info)| Some((i, info.as_deref()?)));
     for (i, info) in infos() {
         let mut see = |is_wrong, what: String, remedy: &str| {
             let key = format!("cluster.servers[{i}].address");
             all.push(Observation { key, what, remedy: remedy.to_owned(), is_wrong });
         };
-        if let Some((same, _)) = infos().find(|(j, other)| *j < i && other.server_id() == info.server_id()) {
+        let same = infos().find(|(j, other)| *j < i && other.server_id() == info.server_id());
+        if let Some((same, _)) = same.filter(|(same, _)| i < named || *same >= named) {
             see(true, format!("it is the same process as cluster.servers[{same}]"), "write each server once");
         }
         let [cluster, _] = info.cluster_and_domain();
@@ -223,5 +225,24 @@ fn compare(infos: &[Option<Arc<Info>>], all: &mut Vec<Observation>) {
             let what = format!("it is of {}, and the first server of {}", named(cluster), named(of_first));
             see(false, what, "name the servers of one cluster; clients of one are not seen in another");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_is_written_twice_is_wrong_and_one_that_is_discovered_too_is_not() {
+        let info = Info::parse(br#"{"server_id":"a","version":"2.15.1"}"#).unwrap();
+        let infos = [(); 3].map(|()| Some(Arc::new(info.clone())));
+        let wrong = |named| {
+            let mut seen = Vec::new();
+            compare(&infos, named, &mut seen);
+            seen.into_iter().map(|one| one.key).collect::<Vec<_>>()
+        };
+        assert_eq!(wrong(3), ["cluster.servers[1].address", "cluster.servers[2].address"]);
+        assert_eq!(wrong(2), ["cluster.servers[1].address"]);
+        assert!(wrong(1).is_empty());
     }
 }

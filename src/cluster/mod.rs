@@ -53,6 +53,7 @@ pub use self::{
     closed_connections::watch_closed_connections,
     lame_ducks::watch_lame_ducks,
     own_dial::read_info,
+    resolve::look_up_first,
 };
 
 /// The shortest interval between weir's own dials of a server that does not answer.

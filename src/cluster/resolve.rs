@@ -57,6 +57,15 @@ async fn keep(endpoint: &Endpoint, changed: impl Fn()) {
     }
 }
 
+/// Looks a name up that nobody has looked up yet.
+pub async fn look_up_first(endpoint: &Endpoint) {
+    if endpoint.resolved().is_empty()
+        && let Ok(found) = lookup_host(endpoint.address()).await
+    {
+        endpoint.set_resolved(found.collect());
+    }
+}
+
 /// A machine may have an address of each family. Several of one family are mostly several servers, which weir cannot
 /// tell apart under one name.
 fn warn_of_several(server: &Server) {

@@ -2,15 +2,18 @@
 //! go with its addresses. Whoever is asked and fails, hangs or answers nothing changes nothing.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
+    net::SocketAddr,
     sync::{self, Arc, MutexGuard, PoisonError},
     time::Duration,
 };
 
+use futures_util::{StreamExt, future::join_all, stream};
 use serde::{Deserialize, Serialize};
 use tokio::{
+    net::lookup_host,
     sync::Mutex,
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -24,7 +27,7 @@ use crate::{
     net::timer,
     server::members::Members,
     session::Shared,
-    upstream::{Discovered, DiscoveredChange, Drain, Params, Server, ServerId, ServerParams, Servers},
+    upstream::{Discovered, DiscoveredChange, Drain, MOST_DISCOVERED, Params, Server, ServerId, ServerParams, Servers},
 };
 
 /// Who adds and removes the servers of a name, for the log.
@@ -33,6 +36,8 @@ const BY_NAME: &str = "discover";
 const BY_SERVERS: &str = "discover_connect_urls";
 /// How long the first answer may take before weir serves without it.
 const FIRST_ANSWER: Duration = Duration::from_secs(2);
+/// How many names are looked up at a time: each takes a thread, which may hang.
+const LOOK_UPS_AT_A_TIME: usize = 8;
 /// How often the servers are asked for the others: it takes a connection to each.
 const ASK_SERVERS: Duration = Duration::from_secs(30);
 /// The same until one has answered.
@@ -72,6 +77,9 @@ impl DiscoveredNow {
     }
 }
 
+/// Where names lead.
+type LeadsTo = HashMap<String, Vec<SocketAddr>>;
+
 /// Servers that stand for addresses.
 struct Found {
     config: DiscoverConfig,
@@ -87,31 +95,57 @@ impl Found {
         servers: &Servers,
     ) -> Self {
         let mut found = Self { config: config.clone(), discovered: Arc::clone(discovered) };
-        found.answered(before.to_vec(), servers, |params| servers.add(params), |_| ());
+        found.answered(before, &LeadsTo::new(), servers, |params| servers.add(params), |_| ());
         found
     }
 
-    /// Whether another server than those that stand for an address is there.
-    fn is_taken(&self, servers: &Servers, address: &str) -> bool {
+    /// Whether another server than those that stand for an address is there: it has this address, or one that this
+    /// leads to.
+    fn is_taken(&self, servers: &Servers, address: &str, leads_to: &LeadsTo) -> bool {
+        let standing = lock(&self.discovered).iter().find(|(known, _)| *known == address).map(|(_, id)| id);
+        let standing = standing.and_then(|id| servers.get(id));
+        let leads_to: Vec<SocketAddr> = match (address.parse(), standing) {
+            (Ok(address), _) => vec![address],
+            (Err(_), Some(server)) => server.endpoint().resolved().to_vec(),
+            (Err(_), None) => leads_to.get(address).cloned().unwrap_or_default(),
+        };
         let list = servers.list();
         let mut others = list.iter().filter(|server| server.drain() != Drain::Leaves && !self.stands(server.id()));
-        others.any(|server| is_at(server, address))
+        others.any(|server| server.address() == address || uses(server).any(|one| leads_to.contains(&one)))
     }
 
     fn stands(&self, server: ServerId) -> bool {
         lock(&self.discovered).stands(server)
     }
 
+    /// Where the names lead that have been found, apart from those of servers that there are: their names are looked up
+    /// anyway. [`Self::is_taken`] needs it of an SRV record. One that leads nowhere now is judged anew with the next
+    /// answer.
+    async fn look_up_new(&self, found: &[String], servers: &Servers) -> LeadsTo {
+        let list = servers.iter().collect::<Vec<_>>();
+        let is_there = |address: &str| {
+            let stands = lock(&self.discovered).iter().any(|(known, _)| *known == address);
+            stands || list.iter().any(|server| server.address() == address)
+        };
+        let is_new = |address: &str| address.parse::<SocketAddr>().is_err() && !is_there(address);
+        let mut new = found.to_vec();
+        new.retain(|address| is_new(address));
+        new.truncate(MOST_DISCOVERED);
+        let looked_up = stream::iter(new).map(look_up).buffer_unordered(LOOK_UPS_AT_A_TIME);
+        looked_up.filter_map(std::future::ready).collect().await
+    }
+
     /// Takes in an answer.
     fn answered(
         &mut self,
-        mut found: Vec<String>,
+        found: &[String],
+        leads_to: &LeadsTo,
         servers: &Servers,
         mut add: impl FnMut(ServerParams) -> Arc<Server>,
         mut remove: impl FnMut(ServerId),
     ) {
-        found.retain(|address| !self.is_taken(servers, address));
-        let changes = lock(&self.discovered).answered(&found);
+        let taken: HashSet<_> = found.iter().filter(|address| self.is_taken(servers, address, leads_to)).collect();
+        let changes = lock(&self.discovered).answered(found, |address| taken.iter().any(|taken| *taken == address));
         for change in changes {
             match change {
                 DiscoveredChange::Add(address) => {
@@ -124,9 +158,18 @@ impl Found {
     }
 }
 
-/// Whether a server is at this address.
-fn is_at(server: &Server, address: &str) -> bool {
-    server.address() == address || server.endpoint().resolved().iter().any(|one| one.to_string() == address)
+/// A name and where it leads, if anywhere.
+async fn look_up(name: String) -> Option<(String, Vec<SocketAddr>)> {
+    let found = lookup_host(&name).await.ok()?.collect();
+    Some((name, found))
+}
+
+/// The addresses of a server that has a name: those of a machine, which may have one of each family. Of a name that
+/// leads to more, weir uses one at a time; at the others are other servers.
+fn uses(server: &Server) -> impl Iterator<Item = SocketAddr> {
+    let (resolved, are_several) = (server.endpoint().resolved(), server.endpoint().most_of_a_family() > 1);
+    let addresses = if are_several { 1 } else { resolved.len() };
+    (0..addresses).filter_map(move |n| resolved.get(n).copied())
 }
 
 /// The servers of one name.
@@ -153,9 +196,16 @@ impl Discovery {
         let before = before.map_or(&[][..], |(_, addresses)| addresses);
         let found = Found::new(config, &now.by_name, before, servers);
         let mut new = Self { from: from.clone(), found, next: Instant::now(), told: false };
-        if let Ok(answer) = timeout(FIRST_ANSWER, from.look_up()).await {
+        let until = Instant::now() + FIRST_ANSWER;
+        if let Ok(answer) = timeout_at(until, from.look_up()).await {
             let addresses = new.addresses(answer);
-            new.found.answered(addresses, servers, |params| servers.add(params), |_| ());
+            // Nobody has looked up the names of the servers that have tables. Those that are not answered in time, and
+            // stand here twice for that, stand here once when the next answers come.
+            let all: Vec<_> = servers.iter().collect();
+            let with_tables = join_all(all.iter().map(|server| cluster::look_up_first(server.endpoint())));
+            let names = async { tokio::join!(with_tables, new.found.look_up_new(&addresses, servers)).1 };
+            let leads_to = timeout_at(until, names).await.unwrap_or_default();
+            new.found.answered(&addresses, &leads_to, servers, |params| servers.add(params), |_| ());
         }
         new
     }
@@ -196,8 +246,9 @@ pub async fn follow_name(
             // However long it hangs: nobody waits for it, and the servers stay.
             let answer = discovery.from.look_up().await;
             let addresses = discovery.addresses(answer);
-            let add = |params| members.add(params, BY_NAME);
-            discovery.found.answered(addresses, &shared.servers, add, |id| drop(members.remove(id, BY_NAME)));
+            let leads_to = discovery.found.look_up_new(&addresses, &shared.servers).await;
+            let (add, remove) = (|params| members.add(params, BY_NAME), |id| drop(members.remove(id, BY_NAME)));
+            discovery.found.answered(&addresses, &leads_to, &shared.servers, add, remove);
         }
     };
     tokio::select! {
@@ -254,11 +305,12 @@ impl ConnectUrls {
         let known: Vec<_> = lock(&self.found.discovered).iter().map(|(address, id)| (address.clone(), id)).collect();
         let stays = known.iter().filter(|(_, id)| reachable(*id)).map(|(address, _)| address.clone());
         let mut found: Vec<_> = stays.collect();
-        let mut tried = 0;
+        // What they name are mostly addresses, and who answers there is asked besides.
+        let (mut tried, nowhere) = (0, LeadsTo::new());
         for address in named {
             if known.iter().any(|(known, _)| *known == address) {
                 found.push(address);
-            } else if tried < MOST_TRIED && !self.found.is_taken(&shared.servers, &address) {
+            } else if tried < MOST_TRIED && !self.found.is_taken(&shared.servers, &address, &nowhere) {
                 tried += 1;
                 // One server may be named by several addresses, and by some that weir does not reach.
                 if let Some(id) = self.server_id_at(&address).await
@@ -270,7 +322,8 @@ impl ConnectUrls {
         }
         if answered {
             let add = |params| members.add(params, BY_SERVERS);
-            self.found.answered(found, &shared.servers, add, |id| drop(members.remove(id, BY_SERVERS)));
+            let remove = |id| drop(members.remove(id, BY_SERVERS));
+            self.found.answered(&found, &nowhere, &shared.servers, add, remove);
         }
         answered
     }
@@ -302,5 +355,42 @@ pub async fn follow_servers(
     tokio::select! {
         () = following => {}
         () = stop.cancelled() => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{config::Config, upstream::Params};
+
+    /// The addresses of the servers after the name has been looked up once, where this one has a table.
+    async fn with_table(table: &str, discover: &str) -> Vec<String> {
+        let config = format!("[cluster]\ndiscover = {discover:?}\n[[cluster.servers]]\naddress = {table:?}\n");
+        let config = Config::parse("weir.toml", &config).unwrap();
+        let servers = Servers::new(&config.upstream);
+        let (discover, from) = config.discover.as_ref().and_then(|one| Some((one, one.from.as_ref()?))).unwrap();
+        let (now, before) = (DiscoveredNow::default(), DiscoveredServers::default());
+        let _discovery = Discovery::begin(discover, from, (&now, &before), &servers).await;
+        servers.iter().map(|server| server.address().to_owned()).collect()
+    }
+
+    #[tokio::test]
+    async fn a_server_with_a_table_is_not_there_twice() {
+        assert_eq!(with_table("localhost:14222", "127.0.0.1:14222").await, ["localhost:14222"]);
+        assert_eq!(with_table("127.0.0.1:14222", "localhost:14222").await, ["127.0.0.1:14222"]);
+        assert_eq!(with_table("localhost:14223", "127.0.0.1:14222").await, ["localhost:14223", "127.0.0.1:14222"]);
+    }
+
+    /// An SRV record names a host.
+    #[tokio::test]
+    async fn a_name_that_leads_to_a_server_with_a_table_is_no_other_server() {
+        let servers = Servers::new(&Params::bare(vec![ServerParams::bare("127.0.0.1:14222")]));
+        let config = Config::parse("weir.toml", "[cluster]\ndiscover = \"n:1\"\n").unwrap().discover.unwrap();
+        let mut found = Found::new(&config, &Arc::default(), &[], &servers);
+        let addresses = ["localhost:14222".to_owned(), "localhost:14223".to_owned()];
+        let leads_to = found.look_up_new(&addresses, &servers).await;
+        found.answered(&addresses, &leads_to, &servers, |params| servers.add(params), |_| panic!("none has gone"));
+        let addresses: Vec<_> = servers.iter().map(|server| server.address().to_owned()).collect();
+        assert_eq!(addresses, ["127.0.0.1:14222", "localhost:14223"]);
     }
 }

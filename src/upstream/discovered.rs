@@ -2,7 +2,8 @@
 //!
 //! An answer that names nothing is taken for a failure of whoever was asked, and changes nothing. An address that is
 //! missing from one answer may be back in the next: a name server may leave some out, and a server that restarts may
-//! be left out for a moment. Only one that is missing from some in a row has moved.
+//! be left out for a moment. Only one that is missing from some in a row has moved. One at which another server turns
+//! out to be, which has a table of its own in the configuration, is treated as missing.
 
 use std::collections::BTreeMap;
 
@@ -36,21 +37,23 @@ struct Known {
 }
 
 impl Discovered {
-    /// Takes in an answer. Addresses beyond [`MOST_DISCOVERED`] are passed over.
-    pub fn answered(&mut self, found: &[String]) -> Vec<Change> {
+    /// Takes in an answer. Addresses beyond [`MOST_DISCOVERED`] are passed over, and so are those that are `taken` by
+    /// servers that do not stand for an address.
+    pub fn answered(&mut self, found: &[String], is_taken: impl Fn(&str) -> bool) -> Vec<Change> {
         if found.is_empty() {
             return Vec::new();
         }
+        let found: Vec<_> = found.iter().filter(|address| !is_taken(address)).collect();
         let mut changes = Vec::new();
         self.known.retain(|address, known| {
-            known.absences = if found.contains(address) { 0 } else { known.absences + 1 };
+            known.absences = if found.contains(&address) { 0 } else { known.absences + 1 };
             let stays = known.absences < ABSENCES;
             if !stays {
                 changes.push(Change::Remove(known.server));
             }
             stays
         });
-        let mut new: Vec<_> = found.iter().filter(|address| !self.known.contains_key(*address)).collect();
+        let mut new: Vec<_> = found.into_iter().filter(|address| !self.known.contains_key(*address)).collect();
         new.sort();
         new.dedup();
         new.truncate(MOST_DISCOVERED.saturating_sub(self.known.len()));
@@ -85,7 +88,7 @@ mod tests {
     /// The addresses that are added and the ids that are removed by an answer.
     fn answer(discovered: &mut Discovered, next: &mut u32, found: &[&str]) -> (Vec<String>, Vec<usize>) {
         let (mut added, mut removed) = (Vec::new(), Vec::new());
-        for change in discovered.answered(&addresses(found)) {
+        for change in discovered.answered(&addresses(found), |_| false) {
             match change {
                 Change::Add(address) => {
                     discovered.added(address.clone(), ServerId::from_raw(*next));
@@ -119,6 +122,17 @@ mod tests {
         }
         assert_eq!(answer(&mut discovered, &mut next, &["b:1"]).1, [] as [usize; 0]);
         assert_eq!(answer(&mut discovered, &mut next, &["b:1"]).1, [0]);
+    }
+
+    #[test]
+    fn an_address_that_turns_out_to_be_another_servers_stands_for_none() {
+        let (mut discovered, mut next) = (Discovered::default(), 0);
+        answer(&mut discovered, &mut next, &["a:1", "b:1"]);
+        let mut all_taken = |found: &[&str]| discovered.answered(&addresses(found), |_| true);
+        assert_eq!(all_taken(&["a:1", "b:1"]), []);
+        let removed: Vec<_> = [0, 1].map(|n| Change::Remove(ServerId::from_raw(n))).into();
+        assert_eq!(all_taken(&["a:1", "b:1"]), removed, "an answer that is all of such is one");
+        assert_eq!(all_taken(&["a:1", "b:1"]), []);
     }
 
     #[test]

@@ -69,7 +69,7 @@ pub use self::{
     compatibility::Compatibility,
     concurrency::login_speed::LoginSpeed,
     counters::{BOUNDS, Times},
-    discovered::{Change as DiscoveredChange, Discovered},
+    discovered::{Change as DiscoveredChange, Discovered, MOST_DISCOVERED},
     endpoint::{Endpoint, Monitor, Port, by_turns},
     fleet_pace::{FleetPace, NextClient},
     id::ServerId,
