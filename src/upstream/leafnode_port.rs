@@ -53,7 +53,7 @@ impl LeafnodePort {
     }
 
     /// Whether leafnodes come through weir, so that the server's count is of both: its connections and its leafnodes.
-    pub(super) fn counts(&self) -> bool {
+    pub fn counts(&self) -> bool {
         self.counts.load(Relaxed)
     }
 
