@@ -104,12 +104,12 @@ pub(super) fn pair(
         (Ok(chain), Ok(key)) => (chain, key),
         (chain, key) => return Err(chain.err().into_iter().chain(key.err()).collect()),
     };
-    let certified = CertifiedKey::new(chain, key);
-    match certified.keys_match() {
-        Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::KeyMismatch)) => {
-            Err(vec![of_key("is not the key of the certificate", KEY)])
-        }
-        _ => Ok((Arc::new(certified), names)),
+    // Not by rustls, which reads no certificate of version 1: OpenSSL makes these without extensions.
+    let public = key.public_key();
+    let is_its_key = public.zip(chain.first()).and_then(|(key, certificate)| names::is_key_of(&key, certificate));
+    match is_its_key {
+        Some(false) => Err(vec![of_key("is not the key of the certificate", KEY)]),
+        Some(true) | None => Ok((Arc::new(CertifiedKey::new(chain, key)), names)),
     }
 }
 

@@ -1,7 +1,9 @@
 //! Reads the names and the expiry of a certificate.
 
-use rustls::pki_types::CertificateDer;
-use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer};
+use rustls::pki_types::{CertificateDer, SubjectPublicKeyInfoDer};
+use x509_parser::{
+    certificate::X509Certificate, extensions::GeneralName, prelude::FromDer, x509::SubjectPublicKeyInfo,
+};
 
 /// The names of one certificate, and when it expires.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +40,13 @@ pub(super) fn read(certificate: &CertificateDer<'_>) -> Option<CertificateNames>
         others,
         expires: parsed.validity().not_after.timestamp(),
     })
+}
+
+/// Whether this public key is that of the certificate; `None` if either cannot be read.
+pub(super) fn is_key_of(key: &SubjectPublicKeyInfoDer<'_>, certificate: &CertificateDer<'_>) -> Option<bool> {
+    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+    let (_, key) = SubjectPublicKeyInfo::from_der(key).ok()?;
+    Some(certificate.public_key().subject_public_key == key.subject_public_key)
 }
 
 impl CertificateNames {

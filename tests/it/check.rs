@@ -14,6 +14,16 @@ mod mistakes;
 
 use self::mistakes::{MISTAKES, SERVER, TLS};
 
+/// A certificate of X.509 version 1, which has no extensions, of a key that nobody has: `openssl x509 -req -signkey`.
+const VERSION_1: &[u8] = b"-----BEGIN CERTIFICATE-----\n\
+    MIIBFzCBvQIUcGs/QW85fryA2DnyKZk05l4AMmkwCgYIKoZIzj0EAwIwDTELMAkG\n\
+    A1UEAwwCdjEwIBcNMjYxMTI5MDg1MTQ0WhgPMjEyNjExMDUwODUxNDRaMA0xCzAJ\n\
+    BgNVBAMMAnYxMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgFPAW8gO3miTiuBP\n\
+    9k/MADR+nccw+bvqiI8xCqtR7jVyiVQjPBThJ124qMZSbytiI1AwD1V0yOZ1psVv\n\
+    311TwDAKBggqhkjOPQQDAgNJADBGAiEAj276juGYc9OkbKude5PWp08RhBKzBoKV\n\
+    eOQA+LhG108CIQDuVWoCg9dRT6de/Poy6PCfotVYz17pClczYiptOhI9ZA==\n\
+    -----END CERTIFICATE-----\n";
+
 /// A folder with files of every kind.
 struct Folder(TempDir);
 
@@ -26,6 +36,7 @@ impl Folder {
             fs::copy(from, folder.path(to)).expect("copy");
             folder.mode(to, 0o600);
         }
+        folder.write("v1.pem", VERSION_1);
         folder.write(
             "encrypted.pem",
             b"-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n",

@@ -413,6 +413,13 @@ pub const MISTAKES: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "{TLS}cert_file = \"v1.pem\"\nkey_file = \"other.pem\"",
+        &[
+            ":5: listeners[0].tls.key_file: other.pem is not the key of the certificate; write the path of the PEM file \
+           with the key of that certificate",
+        ],
+    ),
+    (
         "{TLS}cert_file = \"cert.pem\"\nkey_file = \"encrypted.pem\"",
         &[":5: listeners[0].tls.key_file: encrypted.pem holds an encrypted key; write the path of the key without a \
            passphrase, such as `openssl pkey -in KEY -out FILE` makes"],
