@@ -1,13 +1,13 @@
 //! The files that a configuration names: certificates, keys, seeds and credentials. They are read in the same pass as
 //! the keys, so that one run of `weir check` finds what is wrong with either.
 
-use std::path::Path;
+use std::{path::Path, time::SystemTime};
 
 use crate::{
     cluster::system_account::Login,
     config::{finding::Problem, raw::Raw, section::Sink, seed_file, system::SystemKeys, warnings::readable_by_others},
     identity::trusted_proxy::ProxyKey,
-    tls::{BadFile, Connector, ListenerTls, Terminator},
+    tls::{self, BadFile, Connector, ListenerTls, Terminator},
 };
 
 /// What was read and is kept. TLS is read again when its sockets are bound, and whenever its files change.
@@ -45,6 +45,15 @@ pub(super) fn read(raw: &Raw, sink: &mut Sink) -> Secrets {
         report(&format!("cluster.{table}"), Connector::load(tls.clone()).err(), sink);
         if let Some(own) = &tls.own {
             readable_by_others(format!("cluster.{table}.key_file"), &own.key_file, sink);
+            not_valid_now(format!("cluster.{table}.cert_file"), &own.cert_file, sink);
+        }
+    }
+    for (key, path) in
+        [("admin.socket", raw.admin.as_ref().map(|admin| &admin.socket)), ("ports_file", raw.ports_file.as_ref())]
+    {
+        if let Some(folder) = path.and_then(|path| missing_folder(path)) {
+            let what = format!("{} is no folder, and weir does not start without it", folder.display());
+            sink.warn(key, Problem::new(what, format!("`mkdir -p {}`, or write another path", folder.display())));
         }
     }
     secrets.system_login = login("cluster.system", raw.system.as_ref(), sink);
@@ -52,6 +61,19 @@ pub(super) fn read(raw: &Raw, sink: &mut Sink) -> Secrets {
     secrets.fleet_login = login("fleet", fleet_keys(raw), sink);
     report("warnings", raw.notify.tls().and_then(|tls| Connector::load(tls).err()), sink);
     secrets
+}
+
+/// The folder of a file that weir makes, where there is none.
+fn missing_folder(path: &Path) -> Option<&Path> {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty() && !folder.is_dir())
+}
+
+/// A certificate that nobody accepts at this time. weir starts all the same: clients may not look at it.
+fn not_valid_now(key: String, path: &Path, sink: &mut Sink) {
+    for why in tls::not_valid_at(path, SystemTime::now()) {
+        let remedy = "write the path of one that is valid, or look at the clock of this machine";
+        sink.warn(key.clone(), Problem::new(format!("{}: {why}", path.display()), remedy));
+    }
 }
 
 fn fleet_keys(raw: &Raw) -> Option<&SystemKeys> {
@@ -71,6 +93,7 @@ fn of_listener(table: &str, tls: &ListenerTls, sink: &mut Sink) {
     for (i, pair) in tls.pairs.iter().enumerate() {
         let at = i.checked_sub(1).map_or_else(String::new, |i| format!("certificates[{i}]."));
         readable_by_others(format!("{table}.{at}key_file"), &pair.key_file, sink);
+        not_valid_now(format!("{table}.{at}cert_file"), &pair.cert_file, sink);
         let paths = [("cert_file", &pair.cert_file), ("key_file", &pair.key_file)];
         let empty = paths.into_iter().filter(|(_, path)| path.as_os_str().is_empty());
         unnamed.extend(empty.map(|(key, _)| format!("{at}{key}")));

@@ -11,7 +11,7 @@
 //!   [`args`]: the arguments that stand for keys. [`variables`]: those of the environment, in values.
 //! - [`discover`]: servers that a name stands for.
 //! - [`cross`]: what must hold between keys. [`files`]: the files that keys name. [`warnings`]: what is valid, and may
-//!   not be meant.
+//!   not be meant, with [`shadowed`]: patterns behind others that match all of theirs.
 //! - [`origin`]: where a configuration is read from. [`diff`](diff()): what changes from one to another. [`live`]:
 //!   which of it needs a restart.
 //! - [`finding`]: an error or a warning. [`suggest`]: "did you mean". [`schema`]: every key, for the reference.
@@ -40,6 +40,7 @@ mod schema;
 mod secret;
 mod section;
 mod seed_file;
+mod shadowed;
 mod suggest;
 mod system;
 mod tcp;

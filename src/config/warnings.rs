@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::{
     admission::Mode,
-    config::{ListenerConfig, addresses::Target, finding::Problem, raw::Raw, section::Sink},
+    config::{ListenerConfig, addresses::Target, finding::Problem, raw::Raw, section::Sink, shadowed},
     operator_file,
     upstream::Reserve,
 };
@@ -14,7 +14,9 @@ pub(super) fn look(raw: &Raw, sink: &mut Sink) {
     websocket_clients_unjudged(raw, sink);
     leafnodes_without_port(raw, sink);
     advertised_past_weir(raw, sink);
+    all_in_reserve(raw, sink);
     quotas_beyond_the_room(raw, sink);
+    shadowed::look(raw, sink);
     only_observing(raw, sink);
 }
 
@@ -93,17 +95,25 @@ fn advertised_past_weir(raw: &Raw, sink: &mut Sink) {
     }
 }
 
+/// A part of few connections, rounded up, may be all of them.
+fn all_in_reserve(raw: &Raw, sink: &mut Sink) {
+    let reserve @ Reserve::Share(share) = raw.upstream.reserve else { return };
+    for (i, server) in raw.upstream.servers.iter().enumerate() {
+        if let Some(most) = server.max_connections.filter(|&most| reserve.ceiling(most) == 0) {
+            let what = format!("the reserve of {} % leaves no client one of {most}", share * 100.0);
+            let problem = Problem::new(what, "write more, or a smaller cluster.reserve");
+            sink.warn(format!("cluster.servers[{i}].max_connections"), problem);
+        }
+    }
+}
+
 /// A quota above what can be there at all limits nothing.
 fn quotas_beyond_the_room(raw: &Raw, sink: &mut Sink) {
     // Servers whose limit stands in the configuration; the limits of others are known only once weir runs.
     let limits: Option<Vec<u32>> = raw.upstream.servers.iter().map(|server| server.max_connections).collect();
-    let reserved = |limit: u32| match raw.upstream.reserve {
-        Reserve::Slots(slots) => slots,
-        Reserve::Share(share) => (f64::from(limit) * share).ceil() as u32,
-    };
     let cluster = limits
         .filter(|limits| !limits.is_empty())
-        .map(|limits| limits.iter().map(|&limit| u64::from(limit.saturating_sub(reserved(limit)))).sum::<u64>());
+        .map(|limits| limits.iter().map(|&limit| u64::from(raw.upstream.reserve.ceiling(limit))).sum::<u64>());
     let listeners = u64::from(raw.admission.max_clients);
     let (room, whose) = match cluster {
         Some(cluster) if cluster < listeners => (cluster, "all servers together have room for"),

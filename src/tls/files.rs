@@ -4,6 +4,7 @@
 use std::{
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use data_encoding::BASE64;
@@ -73,6 +74,13 @@ fn certificates(key: &str, path: &Path, right: &'static str) -> Result<Vec<Certi
         Ok(list) => Ok(list),
         Err(_) => Err(bad("is not PEM".into())),
     }
+}
+
+/// Which certificates of this file nobody accepts at `now`, and why, in words. None where the file cannot be read.
+pub fn not_valid_at(path: &Path, now: SystemTime) -> Vec<String> {
+    let now = now.duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX));
+    let chain = certificates("cert_file", path, CERTIFICATES).unwrap_or_default();
+    chain.iter().filter_map(|certificate| names::not_valid_at(certificate, now)).collect()
 }
 
 /// Reads a pair. `at` is its place in the configuration, such as `certificates[0].`.

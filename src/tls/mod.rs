@@ -33,7 +33,7 @@ use crate::{
 
 pub use self::{
     connector::{ConnectError, Connector, ServersTls},
-    files::{BadFile, Pair},
+    files::{BadFile, Pair, not_valid_at},
     handshake::{Failed, accept, begun_with, hello, speaks_first},
     renew::renew,
 };

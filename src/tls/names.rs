@@ -42,6 +42,17 @@ pub(super) fn read(certificate: &CertificateDer<'_>) -> Option<CertificateNames>
     })
 }
 
+/// Why a certificate is not accepted at `now`, in seconds since 1970; `None` if it is, or is no certificate.
+pub(super) fn not_valid_at(certificate: &CertificateDer<'_>, now: i64) -> Option<String> {
+    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+    let (subject, validity) = (parsed.subject(), parsed.validity());
+    if now > validity.not_after.timestamp() {
+        return Some(format!("the certificate of {subject} has expired on {}", validity.not_after));
+    }
+    let is_early = now < validity.not_before.timestamp();
+    is_early.then(|| format!("the certificate of {subject} is not valid before {}", validity.not_before))
+}
+
 /// Whether this public key is that of the certificate; `None` if either cannot be read.
 pub(super) fn is_key_of(key: &SubjectPublicKeyInfoDer<'_>, certificate: &CertificateDer<'_>) -> Option<bool> {
     let (_, certificate) = X509Certificate::from_der(certificate).ok()?;

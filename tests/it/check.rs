@@ -6,6 +6,7 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
+use rcgen::{CertificateParams, date_time_ymd};
 use serde_json::Value;
 use tempfile::TempDir;
 use weir_testkit::{tls::Authority, weir::binary, *};
@@ -35,6 +36,14 @@ impl Folder {
         for (from, to) in [(&own.cert, "cert.pem"), (&own.key, "key.pem"), (&other.key, "other.pem")] {
             fs::copy(from, folder.path(to)).expect("copy");
             folder.mode(to, 0o600);
+        }
+        for (name, years) in [("past", (2020, 2021)), ("future", (2090, 2091))] {
+            let dates = |params: &mut CertificateParams| {
+                (params.not_before, params.not_after) = (date_time_ymd(years.0, 1, 2), date_time_ymd(years.1, 1, 2));
+            };
+            let issued = authority.issue_with(name, &["a"], dates);
+            fs::copy(&issued.cert, folder.path(&format!("{name}.pem"))).expect("copy");
+            fs::copy(&issued.key, folder.path(&format!("{name}.key"))).expect("copy");
         }
         folder.write("v1.pem", VERSION_1);
         folder.write(
@@ -144,6 +153,44 @@ fn what_may_not_be_meant_is_warned_of() {
             "[[listeners]]\nlisten = \"0.0.0.0:1\"\nadvertise = [\"0.0.0.0:4222\"]",
             ":3: warning: listeners[0].advertise[0]: \"0.0.0.0:4222\" is no address that a client can connect to; write \
              the address by which clients reach weir",
+        ),
+        (
+            "[admin]\nsocket = \"nowhere/weir.sock\"",
+            ":2: warning: admin.socket: nowhere is no folder, and weir does not start without it; `mkdir -p nowhere`, or \
+             write another path",
+        ),
+        (
+            "ports_file = \"pipe/ports.json\"",
+            ":1: warning: ports_file: pipe is no folder, and weir does not start without it; `mkdir -p pipe`, or write \
+             another path",
+        ),
+        (
+            "{TLS}cert_file = \"past.pem\"\nkey_file = \"past.key\"",
+            ":4: warning: listeners[0].tls.cert_file: past.pem: the certificate of CN=past has expired on Jan  2 ",
+        ),
+        (
+            "[cluster.tls]\ncert_file = \"future.pem\"\nkey_file = \"future.key\"",
+            ":2: warning: cluster.tls.cert_file: future.pem: the certificate of CN=future is not valid before Jan  2 ",
+        ),
+        (
+            "[[cluster.servers]]\naddress = \"a:1\"\nmax_connections = 1",
+            ":3: warning: cluster.servers[0].max_connections: the reserve of 2 % leaves no client one of 1; write more, or \
+             a smaller cluster.reserve",
+        ),
+        (
+            "[users.\"*\"]\nrate = 9\n[users.\"orders-*\"]\nrate = 5",
+            ":3: warning: users.\"orders-*\": it never applies: [users.\"*\"] stands before it, and matches all that it \
+             does; write it before [users.\"*\"]: the first table that matches counts",
+        ),
+        (
+            "[names.\"a*\"]\nrate = 9\n[names.ab]\nrate = 5",
+            ":3: warning: names.ab: it never applies: [names.\"a*\"] stands before it, and matches all that it does; write \
+             it before [names.\"a*\"]: the first table that matches counts",
+        ),
+        (
+            "[accounts.A]\nusers = [\"hunter*\"]\n[accounts.B]\nusers = [\"b\", \"hunter2\"]",
+            ":4: warning: accounts.B.users: 1 of 2 entries never apply: [accounts.A] stands before it, and matches all \
+             they do; write [accounts.B] before [accounts.A]: the first account that matches counts",
         ),
         (
             "[accounts.A]\nmax_connections = 1000\n[[cluster.servers]]\naddress = \"a:1\"\nmax_connections = 100\n\
