@@ -51,6 +51,9 @@ async fn clients_beyond_the_limit_read_why_and_those_that_are_in_go_on() {
     }
     // 48 + 2 + 16 of weir's own, and a tenth of what is left for refusals.
     assert_eq!(inside.len(), 60);
+    let (_, varz) = http::get(&weir.monitor, "/varz").await.unwrap();
+    let varz: serde_json::Value = serde_json::from_str(&varz).expect("JSON");
+    assert_eq!(varz["max_connections"], 60, "of both listeners together");
     let answer = http::get(&weir.monitor, "/healthz").await.unwrap();
     assert_eq!(answer.0, 503);
     assert!(answer.1.contains("\"error\":\"no file descriptor left\""), "{}", answer.1);

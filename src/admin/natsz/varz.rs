@@ -76,7 +76,7 @@ pub fn of(natsz: &Natsz) -> Varz {
     let shared = &natsz.shared;
     let (now, totals) = (SystemTime::now(), shared.counters.totals());
     let listeners = shared.listeners.load();
-    let most = listeners.iter().map(|(_, limit)| Limit::most(limit));
+    let most = listeners.iter().map(|(_, limit)| Limit::most(limit)).fold(0, u32::saturating_add);
     let started = (*STARTED).max(UNIX_EPOCH);
     let cores = usage::cores();
     // nats-server counts them apart from its clients.
@@ -88,7 +88,8 @@ pub fn of(natsz: &Natsz) -> Varz {
         proto: 1,
         host: host(shared),
         port: listeners.first().map_or(0, |(address, _)| address.port()),
-        max_connections: most.fold(0, u32::saturating_add),
+        // All listeners share what the limit of open files leaves.
+        max_connections: most.min(shared.descriptors.clients.most()),
         http_host: natsz.monitor.map_or_else(String::new, |address| address.ip().to_string()),
         http_port: natsz.monitor.map_or(0, |address| address.port()),
         http_base_path: natsz.base_path.clone(),
