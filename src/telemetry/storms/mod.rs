@@ -120,8 +120,10 @@ pub struct Storm {
     pub would_hold: u64,
     /// Clients that were let in and would have been refused, where weir or a quota only observes.
     pub would_refuse: u64,
-    /// Clients per second that were admitted while others waited, which is what the servers can serve. Where nobody
-    /// waited for a whole second, the pace when somebody last waited; `None` where there was none.
+    /// Clients per second that were admitted while others waited, which is what the servers can serve, or that were
+    /// admitted after a wait in the seconds in which somebody waited, if these are more: at full servers a place that
+    /// comes free often ends the wait of the last one. Where nobody waited for a whole second, the pace when somebody
+    /// last waited; `None` where there was none.
     pub pace: Option<f64>,
     /// Sessions when it began.
     pub sessions_before: u64,
@@ -151,6 +153,8 @@ struct Running {
     calm: u32,
     /// Seconds that began and ended with somebody waiting, and the clients that were admitted in them.
     busy: (u32, u64),
+    /// Seconds in which somebody waited.
+    waited: u32,
     /// The pace when somebody last waited.
     pace: Option<f64>,
     elapsed: u32,
@@ -229,6 +233,7 @@ impl Running {
             began: before,
             calm: 0,
             busy: (0, 0),
+            waited: 0,
             pace: None,
             elapsed: 0,
             away: (0, 0),
@@ -258,6 +263,9 @@ impl Running {
         if before.waiting > 0 && now.waiting > 0 {
             self.busy = (self.busy.0 + 1, self.busy.1 + admitted);
         }
+        if before.waiting > 0 || now.waiting > 0 || point.held > 0 {
+            self.waited += 1;
+        }
         if before.waiting > 0 || now.waiting > 0 || troubled {
             self.pace = now.pace.or(self.pace);
         }
@@ -274,6 +282,14 @@ impl Running {
         }
     }
 
+    /// Admitted clients per second while others waited; `None` where nobody waited for a whole second.
+    fn measured_pace(&self) -> Option<f64> {
+        let (seconds, admitted) = self.busy;
+        let while_others_wait = (seconds > 0).then(|| admitted as f64 / f64::from(seconds))?;
+        let after_wait = self.counts_at_last.sum(Fate::Admitted) as f64 / f64::from(self.waited.max(1));
+        Some(while_others_wait.max(after_wait))
+    }
+
     fn so_far(&self, goes_on: bool) -> Storm {
         let (from, to, counts) = (&self.began, &self.at_last, &self.counts_at_last);
         let reasons =
@@ -288,7 +304,7 @@ impl Running {
             refused: reasons.filter(|one| one.count > 0).collect(),
             would_hold: to.would_hold - from.would_hold,
             would_refuse: to.would_refuse_in_all() - from.would_refuse_in_all(),
-            pace: (self.busy.0 > 0).then(|| self.busy.1 as f64 / f64::from(self.busy.0)).or(self.pace),
+            pace: self.measured_pace().or(self.pace),
             sessions_after: to.sessions,
             accounts: counts.accounts(),
             languages: counts.languages(),
@@ -395,6 +411,21 @@ mod tests {
             assert_eq!(sum(|one| one.admitted), storm.admitted_after_wait);
             assert_eq!(sum(|one| one.left), storm.left);
         }
+    }
+
+    /// Whoever waits is refused after one or two seconds, and a place that comes free goes to the only one who waits.
+    #[test]
+    fn full_servers_admit_as_places_come_free() {
+        let mut weir = Counters::default();
+        weir.second(0, 0, 0, 0, 0);
+        weir.second(60, 58, 19, 16, 25);
+        for _ in 0..10 {
+            weir.second(20, 20, 0, 15, 10);
+            (0..2).for_each(|_| weir.groups.note("A", "go", Fate::Admitted));
+            weir.second(3, 3, 2, 11, 0);
+        }
+        let pace = weir.recorder.running().and_then(|storm| storm.pace);
+        assert!(pace.is_some_and(|pace| (0.9..=1.0).contains(&pace)), "20 in 21 seconds: {pace:?}");
     }
 
     /// The clients are refused and gone before a second is over, so nobody waits for a whole one.
