@@ -20,7 +20,7 @@ use crate::{
         system_account::{Login, SystemAccount},
         varz::Varz,
     },
-    dial,
+    dial::{self, DialError},
     protocol::{info::Info, proxy_header},
     upstream::{Compatibility, Endpoint, Params, Reading, Server, Servers},
 };
@@ -115,22 +115,46 @@ async fn examine_one(
         let what = format!("the name leads to {addresses} addresses, of which weir uses one at a time");
         see("address", false, what, "if they are several servers, name each one in [[cluster.servers]]");
     }
+    let mut refuses_header = false;
     let info = match access.server_tls() {
         None => None,
         Some(tls) => {
             let header = if compatibility.proxy_protocol { proxy_header::LOCAL } else { b"" };
-            match dial::dial(server, tls, header, Instant::now() + INFO_TIMEOUT).await {
-                Ok(connection) => Some(Arc::clone(connection.info())),
+            let by = Instant::now() + INFO_TIMEOUT;
+            match dial::dial(server, tls, header, by).await {
+                Ok(mut connection) => {
+                    refuses_header = connection.refuses_header(by).await;
+                    Some(Arc::clone(connection.info()))
+                }
+                Err(DialError::RefusesHeader) => {
+                    refuses_header = true;
+                    None
+                }
                 Err(err) => {
                     let what = format!("no nats-server lets weir in at {} ({err})", server.address());
-                    see("address", true, what, "start the server, or write where it listens and whether it has TLS");
+                    let remedy = match compatibility.proxy_protocol {
+                        true => {
+                            "start the server, or write where it listens, whether it has TLS, and whether it reads \
+                                 the header of cluster.proxy_protocol"
+                        }
+                        false => "start the server, or write where it listens and whether it has TLS",
+                    };
+                    see("address", true, what, remedy);
                     None
                 }
             }
         }
     };
+    if refuses_header {
+        let what = "the server refuses the PROXY header of cluster.proxy_protocol, and every client with it";
+        let remedy = "write proxy_protocol: true at the nats-server (2.12.2 or later), or remove the key";
+        see("address", true, what.to_owned(), remedy);
+    }
     for missing in info.iter().flat_map(|info| compatibility.missing_features(info)) {
-        see("address", false, missing.to_owned(), "update or configure the server, or remove the key that needs it");
+        if !refuses_header || !missing.shuts_out {
+            let remedy = "update or configure the server, or remove the key that needs it";
+            see("address", missing.shuts_out, missing.what.to_owned(), remedy);
+        }
     }
     if server.websocket().is_some() {
         let by = Instant::now() + INFO_TIMEOUT;

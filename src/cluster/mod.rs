@@ -78,7 +78,7 @@ pub async fn watch(
     access: ClusterAccess,
     stop: CancellationToken,
 ) {
-    let own = OwnDial { server, advertised_info, access, compatibility };
+    let own = OwnDial::new(server, advertised_info, access, compatibility);
     let wanted = Wanted::default();
     // Apart, so that a server is read all the same while a dial or a look-up hangs.
     let watching = async {

@@ -1,7 +1,13 @@
 //! weir's own dials: they read a server's INFO and leave again. They find a server out before any client comes, and
 //! again once it has gone or may be another process.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
@@ -9,7 +15,7 @@ use tracing::{debug, info, warn};
 use crate::{
     advertised_info::AdvertisedInfo,
     cluster::access::ClusterAccess,
-    dial,
+    dial::{self, DialError, ServerConnection},
     net::timer,
     protocol::{info::Info, proxy_header},
     upstream::{Compatibility, OwnConnection, Port, Server, Slot},
@@ -24,12 +30,35 @@ pub(super) struct OwnDial {
     pub(super) advertised_info: Arc<AdvertisedInfo>,
     pub(super) access: ClusterAccess,
     pub(super) compatibility: Compatibility,
+    /// Of which of the processes at its address weir has seen what it does with a PROXY header, by
+    /// [`Server::restarts`].
+    header_seen_at: AtomicU64,
 }
 
+/// None of the processes yet.
+const OF_NONE: u64 = u64::MAX;
+
 impl OwnDial {
-    /// Whether the server is to be dialled without another reason: weir does not know its INFO, or it does not answer.
+    pub(super) fn new(
+        server: Arc<Server>,
+        advertised_info: Arc<AdvertisedInfo>,
+        access: ClusterAccess,
+        compatibility: Compatibility,
+    ) -> Self {
+        Self { server, advertised_info, access, compatibility, header_seen_at: AtomicU64::new(OF_NONE) }
+    }
+
+    /// Whether the server is to be dialled without another reason: weir does not know its INFO, or it does not answer,
+    /// or clients have found another process there, which may refuse their PROXY headers.
     pub(super) fn is_needed(&self) -> bool {
-        !self.advertised_info.knows(&self.server) || self.server.is_ejected()
+        let Self { server, advertised_info, .. } = self;
+        !advertised_info.knows(server) || server.is_ejected() || self.may_refuse_header()
+    }
+
+    fn may_refuse_header(&self) -> bool {
+        self.compatibility.proxy_protocol
+            && self.header_seen_at.load(Relaxed) != self.server.restarts()
+            && self.server.port_info(Port::Client).load().as_ref().is_some_and(|info| info.names_client_ip())
     }
 
     /// Dials. What comes of it is evidence like that of a client's dial. Returns whether the server has sent its INFO.
@@ -37,7 +66,7 @@ impl OwnDial {
     /// That takes one of the server's slots for a moment, so weir does not do it on a full server, unless
     /// `whatever_the_load`: what weir counts may be that of another process.
     pub(super) async fn look(&self, whatever_the_load: bool) -> bool {
-        let Self { server, advertised_info, access, compatibility } = self;
+        let Self { server, advertised_info, access, compatibility, .. } = self;
         let Some(tls) = access.server_tls() else { return false };
         let slot = Slot::reserve(server, timer::now());
         if slot.is_none() && !whatever_the_load && !server.is_ejected() {
@@ -46,9 +75,11 @@ impl OwnDial {
         let header = if compatibility.proxy_protocol { proxy_header::LOCAL } else { b"" };
         let before = advertised_info.server_id(server);
         let began = Instant::now();
-        let err = match dial::dial(server, tls, header, began + INFO_TIMEOUT).await {
+        let dialled = dial::dial_to_look(server, tls, header, began + INFO_TIMEOUT).await;
+        let took = began.elapsed();
+        let err = match self.unless_header_refused(dialled, began + INFO_TIMEOUT).await {
             Ok(connection) => {
-                server.dial_answered_in(Port::Client, began.elapsed());
+                server.dial_answered_in(Port::Client, took);
                 let info = connection.info();
                 advertised_info.learn(server, info);
                 // A server without a name calls itself by its id, which is another one after its next start.
@@ -74,6 +105,35 @@ impl OwnDial {
         false
     }
 
+    /// Sees to it that no client is sent to a server that refuses the PROXY headers with which weir would begin.
+    async fn unless_header_refused(
+        &self,
+        dialled: Result<ServerConnection, DialError>,
+        until: Instant,
+    ) -> Result<ServerConnection, DialError> {
+        let server = &self.server;
+        let dialled = match dialled {
+            Ok(mut connection) => match connection.refuses_header(until).await {
+                true => Err(DialError::RefusesHeader),
+                false => Ok(connection),
+            },
+            other => other,
+        };
+        let refuses = matches!(dialled, Err(DialError::RefusesHeader));
+        if refuses || dialled.is_ok() {
+            self.header_seen_at.store(server.restarts(), Relaxed);
+            if server.set_refuses_proxy_header(refuses) && refuses {
+                warn!(
+                    server = server.name(),
+                    address = server.address(),
+                    "a server refuses PROXY headers, so weir sends it no client: write proxy_protocol: true at that \
+                     nats-server (2.12.2 or later), or remove cluster.proxy_protocol"
+                );
+            }
+        }
+        dialled
+    }
+
     fn tell(&self, info: &Info) {
         info!(
             server = self.server.name(),
@@ -83,7 +143,7 @@ impl OwnDial {
             "server found"
         );
         for missing in self.compatibility.missing_features(info) {
-            warn!(server = self.server.name(), missing, "a server lacks what the configuration needs");
+            warn!(server = self.server.name(), missing = missing.what, "a server lacks what the configuration needs");
         }
     }
 }
@@ -119,12 +179,9 @@ mod tests {
         let config = Config::from_servers(&[ServerArg(address)]).unwrap();
         let servers = Arc::new(Servers::new(&config.upstream));
         let server = servers.iter().next().unwrap();
-        let own = OwnDial {
-            server: Arc::clone(&server),
-            advertised_info: Arc::new(AdvertisedInfo::new(Arc::clone(&servers), "weir".to_owned())),
-            access: ClusterAccess { system: None, tls: None, websocket_tls: None, plain_info: PlainInfo::NoTls },
-            compatibility: Compatibility::default(),
-        };
+        let advertised_info = Arc::new(AdvertisedInfo::new(Arc::clone(&servers), "weir".to_owned()));
+        let access = ClusterAccess { system: None, tls: None, websocket_tls: None, plain_info: PlainInfo::NoTls };
+        let own = OwnDial::new(Arc::clone(&server), advertised_info, access, Compatibility::default());
         let mut rng = fastrand::Rng::with_seed(1);
         // The same server, of which a reading has said that it has restarted: a trial is due.
         for _ in 0..5 {

@@ -3,6 +3,7 @@
 
 mod connect;
 mod early_error;
+mod header;
 mod websocket;
 
 use std::{future::pending, io, ops::Range, pin::pin, sync::Arc, time::Duration};
@@ -19,6 +20,7 @@ use crate::{
         MAX_INFO_LINE, PONG,
         control_line::{LineScanner, ServerLine, server_line},
         info::{Info, InfoError},
+        proxy_header,
     },
     tls::{ConnectError, Connector},
     upstream::{InfoKind, InfoWhen, Port, Server},
@@ -62,6 +64,9 @@ pub enum DialError {
     /// The name of its cluster does not fit: it is somebody else's.
     #[error("it belongs to another cluster")]
     OtherCluster,
+    /// It ends connections that begin with a PROXY header.
+    #[error("it refuses PROXY headers: it needs proxy_protocol: true, or weir no cluster.proxy_protocol")]
+    RefusesHeader,
     /// Its WebSocket or leafnode port has not answered, and the pause after that is not over; or weir does not know it.
     /// Nothing was dialled.
     #[error("this port of it does not answer, or is not known")]
@@ -128,6 +133,8 @@ pub struct ServerConnection {
     port: Port,
     lines: Lines,
     info: Arc<Info>,
+    /// See [`header::may_refuse`].
+    may_refuse_header: bool,
 }
 
 /// What the server replied to CONNECT.
@@ -178,8 +185,33 @@ pub async fn dial(
     first_bytes: &[u8],
     deadline: Instant,
 ) -> Result<ServerConnection, DialError> {
+    let dialled = dial_to_look(server, tls, first_bytes, deadline).await?;
+    if server.refuses_proxy_header() {
+        if dialled.may_refuse_header {
+            return Err(DialError::RefusesHeader);
+        }
+        // Another process is there, or another configuration.
+        if proxy_header::is_begun(first_bytes) == Some(true) {
+            server.set_refuses_proxy_header(false);
+        }
+    }
+    Ok(dialled)
+}
+
+/// The same, whether the server has refused a PROXY header before or not: [`ServerConnection::refuses_header`] looks
+/// again.
+///
+/// # Errors
+/// As [`dial`].
+pub async fn dial_to_look(
+    server: &Server,
+    tls: ServerTls<'_>,
+    first_bytes: &[u8],
+    deadline: Instant,
+) -> Result<ServerConnection, DialError> {
+    let sends_header = proxy_header::is_begun(first_bytes) == Some(true);
     connect_then(server.endpoint(), first_bytes, deadline, async |tcp| {
-        open(server, (Port::Client, server.address()), tls, Stream::from(tcp), deadline).await
+        open(server, (Port::Client, server.address(), sends_header), tls, Stream::from(tcp), deadline).await
     })
     .await
 }
@@ -196,7 +228,7 @@ pub async fn dial_leafnode(
 ) -> Result<ServerConnection, DialError> {
     let Some(endpoint) = server.leafnode().endpoint() else { return Err(DialError::LeftAlone) };
     connect_then(&endpoint, first_bytes, deadline, async |tcp| {
-        open(server, (Port::Leafnode, endpoint.address()), tls, Stream::from(tcp), deadline).await
+        open(server, (Port::Leafnode, endpoint.address(), false), tls, Stream::from(tcp), deadline).await
     })
     .await
 }
@@ -204,7 +236,7 @@ pub async fn dial_leafnode(
 /// Reads INFO on a new connection; weir's TLS, if any, comes before or after that.
 async fn open(
     server: &Server,
-    (port, address): (Port, &str),
+    (port, address, sends_header): (Port, &str, bool),
     tls: ServerTls<'_>,
     mut stream: Stream,
     deadline: Instant,
@@ -215,6 +247,7 @@ async fn open(
         stream = with_tls(stream, tls, address, deadline).await?;
     }
     let (mut lines, info) = read_info(server, port, &mut stream, deadline).await?;
+    let may_refuse_header = sends_header && header::may_refuse(&stream, &info);
     if let (ServerTls::Weir(_) | ServerTls::Client, Stream::Plain(_)) = (tls, &stream) {
         // A busy server says so right behind INFO. Whatever else follows INFO without TLS may be anybody's.
         if !lines.unread().is_empty() {
@@ -231,11 +264,16 @@ async fn open(
             return Err(DialError::NotNats("it speaks no TLS, which [cluster.tls] asks for"));
         }
         (ServerTls::Weir(tls), Stream::Plain(_)) => {
-            stream = with_tls(stream, tls, address, deadline).await?;
+            stream = match with_tls(stream, tls, address, deadline).await {
+                Err(DialError::Tls(err)) if may_refuse_header && header::is_end(&err) => {
+                    return Err(DialError::RefusesHeader);
+                }
+                done => done?,
+            };
         }
         _ => {}
     }
-    Ok(ServerConnection { stream, port, lines, info: Arc::new(info) })
+    Ok(ServerConnection { stream, port, lines, info: Arc::new(info), may_refuse_header })
 }
 
 /// Reads the INFO that opens a connection.

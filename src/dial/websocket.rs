@@ -42,5 +42,5 @@ pub async fn dial_websocket(
         NotOpened::Answer(why) => DialError::NotNats(why),
     })?;
     let (lines, info) = read_info(server, Port::WebSocket, &mut stream, deadline).await?;
-    Ok(ServerConnection { stream, port: Port::WebSocket, lines, info: Arc::new(info) })
+    Ok(ServerConnection { stream, port: Port::WebSocket, lines, info: Arc::new(info), may_refuse_header: false })
 }

@@ -248,6 +248,12 @@ impl Info {
         self.value_of(PerConnection::ClientId).parse().ok()
     }
 
+    /// Whether it names the address from which the server sees this connection. A nats-server that reads PROXY headers
+    /// does not yet know it in the INFO that it sends in front of a header.
+    pub fn names_client_ip(&self) -> bool {
+        !self.value_of(PerConnection::ClientIp).is_empty()
+    }
+
     /// The level of the JetStream API, since nats-server 2.11.
     pub fn api_lvl(&self) -> Option<u64> {
         self.number(Number::ApiLevel)

@@ -216,7 +216,9 @@ impl Context {
     /// The PROXY header that tells a server where this client comes from; empty where servers are not told.
     pub fn proxy_header(&self, client: &TcpStream) -> Vec<u8> {
         let mut header = Vec::new();
+        // A nats-server reads a header at its client port only.
         if self.shared.sends_proxy_headers
+            && !self.listener.is_for_leafnodes
             && let Ok(here) = client.local_addr()
         {
             proxy_header::write(self.peer, here, &mut header);

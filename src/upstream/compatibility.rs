@@ -13,26 +13,37 @@ pub struct Compatibility {
     pub proxy_protocol: bool,
 }
 
+/// Something that a server cannot do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MissingFeature {
+    /// In words for the log.
+    pub what: &'static str,
+    /// Whether the server refuses every client for it.
+    pub shuts_out: bool,
+}
+
 impl Compatibility {
-    /// What the server that sent this `info` cannot do, in words for the log; empty if it can do all.
-    pub fn missing_features(self, info: &Info) -> Vec<&'static str> {
+    /// What the server that sent this `info` cannot do; empty if it can do all.
+    pub fn missing_features(self, info: &Info) -> Vec<MissingFeature> {
         let version = info.semver();
         let before = |major, minor, patch| version.as_ref().is_some_and(|v| *v < Version::new(major, minor, patch));
         let mut missing = Vec::new();
         if self.proxy_signature && info.nonce().is_none() {
-            missing.push(match before(2, 12, 0) {
+            let what = match before(2, 12, 0) {
                 true => "it has no trusted proxies, which came with nats-server 2.12: weir does not send proxy_sig",
                 false => "it sends no nonce to sign, so it trusts no proxy: its `proxies` block needs weir's key",
-            });
+            };
+            missing.push(MissingFeature { what, shuts_out: false });
         }
         if self.proxy_protocol {
             if before(2, 12, 2) {
-                missing
-                    .push("it has no PROXY protocol, which came with nats-server 2.12.2: it will refuse every client");
+                let what = "it has no PROXY protocol, which came with nats-server 2.12.2: it will refuse every client";
+                missing.push(MissingFeature { what, shuts_out: true });
             } else if (info.tls_required() || info.tls_available())
                 && (before(2, 12, 9) || before(2, 14, 1) && !before(2, 13, 0))
             {
-                missing.push("its PROXY protocol does not work with TLS before nats-server 2.12.9 and 2.14.1");
+                let what = "its PROXY protocol does not work with TLS before nats-server 2.12.9 and 2.14.1";
+                missing.push(MissingFeature { what, shuts_out: true });
             }
         }
         missing

@@ -193,6 +193,8 @@ pub struct Server {
     plain_info_seen: AtomicBool,
     /// See [`Server::limits_its_rate`].
     has_throttled: AtomicBool,
+    /// See [`Server::refuses_proxy_header`].
+    refuses_proxy_header: AtomicBool,
     /// Whether its `drain` is on: readable without the lock.
     is_draining: AtomicBool,
     /// The pace that weir shares, where it is one of a fleet.
@@ -252,6 +254,7 @@ impl Server {
             reading_failed: AtomicBool::new(false),
             plain_info_seen: AtomicBool::new(false),
             has_throttled: AtomicBool::new(false),
+            refuses_proxy_header: AtomicBool::new(false),
             is_draining: AtomicBool::new(false),
             fleet,
             allowance: AtomicU32::new(u32::MAX),

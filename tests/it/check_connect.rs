@@ -73,6 +73,34 @@ async fn what_will_not_work_is_told() {
     assert_eq!(check(&format!("{right}{other}")).await, (0, vec![]));
 }
 
+/// By its `-ERR` and its end, whatever the server asks of clients; one that reads the header is right.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn servers_that_expect_no_proxy_header_are_told() {
+    nats::at_least(2, 13); // the exact version is 2.12.2
+    let authority = Authority::new("weir tests");
+    let own = authority.issue("n1", &["127.0.0.1"]);
+    let tls = format!("tls {{ cert_file: {:?}, key_file: {:?} }}", own.cert, own.key);
+    let users = "accounts { A { users: [{user: a, password: p}] } }";
+    let of_tls = format!("[cluster.tls]\nca_file = {:?}\n", authority.ca());
+    let through = "[[listeners]]\nlisten = \"127.0.0.1:0\"\nkind = \"passthrough\"\n";
+    for (options, tables) in
+        [("", ""), (users, ""), (&*format!("{users}\nno_auth_user: a"), ""), (&tls, &*of_tls), (&tls, through)]
+    {
+        for reads_it in [false, true] {
+            let options = format!("proxy_protocol: {reads_it}\n{options}");
+            let one = NatsServer::start(ServerOptions::named("n1").max_connections(100).with(&options)).await;
+            let cluster = "[cluster]\nproxy_protocol = true\n";
+            let (code, said) = check(&format!("{cluster}{}{tables}", server(&one.address, &one.monitor))).await;
+            if reads_it {
+                assert_eq!((code, &said[..]), (0, &[][..]), "{options}{tables}");
+                continue;
+            }
+            assert_eq!(code, 1, "{options}{tables}: {said:?}");
+            only(&said, "cluster.servers[0].address: the server refuses the PROXY header of cluster.proxy_protocol");
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tls_and_the_system_account_are_tried() {
     let authority = Authority::new("weir tests");

@@ -4,10 +4,13 @@ use std::time::Duration;
 
 use ::weir::internals::protocol::proxy_header;
 use serde_json::Value;
+use tokio::io::AsyncReadExt;
 use weir_testkit::client::{End, Op};
 use weir_testkit::operator::Operator;
 use weir_testkit::tls::{Authority, TlsClient, pair};
 use weir_testkit::*;
+
+use crate::leafnodes::{self, Hub};
 
 const FULL: &str = "maximum connections exceeded";
 const UNKNOWN: &str = "Unknown Protocol Operation";
@@ -248,6 +251,92 @@ async fn servers_learn_the_real_address() {
         weir.assert_nothing_leaked().await;
         believing.assert_nothing_leaked().await;
     }
+}
+
+/// Two `Authorization Violation`s in a row end Go, Java and JavaScript clients for good.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_client_gets_to_a_server_that_expects_no_header() {
+    nats::at_least(2, 13); // the exact version is 2.12.2
+    for users in ["", "accounts { A { users: [{user: a, password: p}] } }"] {
+        let options =
+            |name: &str, reads: bool| ServerOptions::named(name).with(&format!("proxy_protocol: {reads}")).with(users);
+        let mut wrong = NatsServer::start(options("n1", false)).await;
+        let right = NatsServer::start(options("n2", true)).await;
+        let login = Login::user("a", "p");
+        let told = "a server refuses PROXY headers, so weir sends it no client";
+
+        let alone = WeirConfig::of_servers(&[&wrong]).cluster("proxy_protocol = true").start_at_once().await;
+        alone.says(told).await;
+        let both = WeirConfig::of_servers(&[&wrong, &right]).cluster("proxy_protocol = true").start_before(1).await;
+        both.says(told).await;
+        for _ in 0..10 {
+            let refused = RawClient::attempt(&alone.address, &login, PATIENCE).await;
+            assert_eq!(refused.refusal(), Some(FULL), "{refused:?}");
+            let mut client = RawClient::connect(&both.address, &login).await;
+            assert_eq!(client.info_after_pong().await["server_name"], "n2");
+        }
+        for weir in [&alone, &both] {
+            assert_eq!(weir.log().matches(told).count(), 1, "{}", weir.log());
+        }
+
+        // Once it reads headers it gets clients; and none any more when it was started again without.
+        wrong.stop().await;
+        wrong.reconfigure("proxy_protocol: false", "proxy_protocol: true");
+        wrong.restart().await;
+        eventually(PATIENCE, "clients get in", async || {
+            let attempt = RawClient::attempt(&alone.address, &login, PATIENCE).await;
+            attempt.refusal().map_or(Ok(()), |refusal| Err(refusal.to_owned()))
+        })
+        .await;
+        wrong.stop().await;
+        wrong.reconfigure("proxy_protocol: true", "proxy_protocol: false");
+        wrong.restart().await;
+        eventually(PATIENCE, "it is told once more", async || {
+            let attempt = RawClient::attempt(&alone.address, &login, PATIENCE).await;
+            let times = alone.log().matches(told).count();
+            if times == 2 { Ok(()) } else { Err(format!("{times} {attempt:?}")) }
+        })
+        .await;
+        let refused = RawClient::attempt(&alone.address, &login, PATIENCE).await;
+        assert_eq!(refused.refusal(), Some(FULL), "{refused:?}");
+        both.assert_nothing_leaked().await;
+    }
+}
+
+/// A load balancer reads the header, and the nats-server behind it knows nothing of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_balancer_may_read_the_header_for_the_server() {
+    let server = NatsServer::start(ServerOptions::default()).await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (address, behind) = (listener.local_addr().unwrap().to_string(), server.address.clone());
+    let balancer = tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let behind = behind.clone();
+            tokio::spawn(async move {
+                let mut fixed = [0; 16];
+                client.read_exact(&mut fixed).await?;
+                let mut rest = vec![0; usize::from(u16::from_be_bytes([fixed[14], fixed[15]]))];
+                client.read_exact(&mut rest).await?;
+                let mut server = tokio::net::TcpStream::connect(behind).await?;
+                tokio::io::copy_bidirectional(&mut client, &mut server).await
+            });
+        }
+    });
+    let config = WeirConfig::of_servers(&[&server]).cluster("proxy_protocol = true");
+    let weir = config.replacing(&server.address, &address).start().await;
+    RawClient::connect(&weir.address, &Login::nobody()).await.round_trip().await.unwrap();
+    assert!(!weir.log().contains("refuses PROXY headers"), "{}", weir.log());
+    balancer.abort();
+}
+
+/// Servers read headers at their client ports only.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leafnodes_come_without_a_header() {
+    nats::at_least(2, 13); // the exact version is 2.12.2
+    let hub = Hub::start("hub", "", "proxy_protocol: true").await;
+    let weir = leafnodes::before(&[&hub]).cluster("proxy_protocol = true").start().await;
+    let leafnode = leafnodes::leafnode("leaf", &leafnodes::url(&weir.address, "")).await;
+    leafnodes::connected(&leafnode, 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

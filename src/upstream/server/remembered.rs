@@ -14,6 +14,7 @@
 //! | `load`, `slots`, readings, capacity, timeouts | sessions that go along take slots; a reading says the rest |
 //! | names, system account, INFO, its cluster's name | the first reading and the first dial say them |
 //! | `plain_info_seen` | that a server asks for no TLS is not believed from before |
+//! | `refuses_proxy_header` | the first dial shows it |
 //! | `counters`, `restarts`, `info_errors` | counters begin at 0, as with any start |
 //! | what the fleet shares | each process tells and hears it as a weir of its own |
 

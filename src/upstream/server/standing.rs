@@ -100,7 +100,13 @@ impl Server {
                 format!("it belongs to another cluster: {}", shown(name))
             }
             Standing::LameDuck => "it shuts down (lame duck mode)".to_owned(),
-            Standing::Ejected => format!("it does not answer; {}", try_again(state.health.ejected_until())),
+            Standing::Ejected => {
+                let what = match self.refuses_proxy_header() {
+                    true => "it refuses PROXY headers (cluster.proxy_protocol)",
+                    false => "it does not answer",
+                };
+                format!("{what}; {}", try_again(state.health.ejected_until()))
+            }
             Standing::LoginsFailing => {
                 let again = try_again(state.login_health.failing_until());
                 format!("it fails logins that other servers let in; {again}")
@@ -170,6 +176,10 @@ mod tests {
         let (standing_now, why) = standing(0);
         assert_eq!(standing_now, Standing::Ejected);
         assert!(why.is_some_and(|why| why.starts_with("it does not answer; one client tries it again in 0.")));
+        server.set_refuses_proxy_header(true);
+        assert!(
+            standing(0).1.is_some_and(|why| why.starts_with("it refuses PROXY headers (cluster.proxy_protocol); "))
+        );
         assert!(standing(60_000).1.is_some_and(|why| why.ends_with("the next client tries it")));
         server.dial_answered();
         assert_eq!(standing(2000).0, Standing::Up);

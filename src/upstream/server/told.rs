@@ -95,6 +95,16 @@ impl Server {
         }
     }
 
+    /// Whether it ended the connection that began with a PROXY header when weir last looked.
+    pub fn refuses_proxy_header(&self) -> bool {
+        self.refuses_proxy_header.load(Relaxed)
+    }
+
+    /// weir has looked whether it refuses a PROXY header. Returns whether that is another answer than before.
+    pub fn set_refuses_proxy_header(&self, refuses: bool) -> bool {
+        self.refuses_proxy_header.swap(refuses, Relaxed) != refuses
+    }
+
     /// A dial has failed, or a session was ended by it: it may be restarting.
     pub fn may_be_another_process(&self) {
         self.plain_info_seen.store(false, Relaxed);
