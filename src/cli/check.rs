@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::{
     cli::{BAD_CONFIGURATION, ConfigurationArgs, RUN_FAILED, complain, verbs},
     cluster::{ClusterAccess, examine},
-    config::{Change, Config, Finding, Findings, Origin, Severity, SharedBy, diff},
+    config::{Change, Config, Finding, Findings, ListenerConfig, Origin, Severity, SharedBy, diff},
     fleet_link::{Subjects, permissions},
     server::{file_limit, plain_info},
     tls::{Connector, ServersTls},
@@ -189,7 +189,12 @@ fn of_servers(config: &Config) -> std::io::Result<Vec<Finding>> {
             }
         }
         let servers = Arc::new(Servers::new(&upstream));
-        seen.extend(examine::examine(&servers, (&upstream, named), &access).await);
+        let first = |needs: &dyn Fn(&ListenerConfig) -> bool| config.listeners.iter().position(needs);
+        let needs = examine::Needs {
+            tls: first(&|listener| listener.passes_through.is_some()),
+            leafnode_port: first(&ListenerConfig::takes_leafnodes),
+        };
+        seen.extend(examine::examine(&servers, (&upstream, named), needs, &access).await);
         if let Some(fleet) = &config.fleet {
             let needs_leases = fleet.quota == SharedBy::Lease;
             let (login, replicas) = (fleet.login.as_ref(), fleet.replicas);
@@ -199,6 +204,10 @@ fn of_servers(config: &Config) -> std::io::Result<Vec<Finding>> {
         }
         if let Some(login) = &config.system_login {
             seen.extend(examine::examine_login(login, &servers, &access).await);
+        }
+        // Another table's login has been looked at.
+        if let Some(publish) = config.notify.publish.as_ref().filter(|publish| publish.table == "warnings.login") {
+            seen.extend(examine::examine_events_login(publish.table, &publish.login, &servers, &access).await);
         }
         seen
     });

@@ -5,8 +5,9 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use tokio::{
+    io::AsyncReadExt,
     net::lookup_host,
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -22,7 +23,7 @@ use crate::{
     },
     dial::{self, DialError},
     protocol::{info::Info, proxy_header},
-    upstream::{Compatibility, Endpoint, Params, Reading, Server, Servers},
+    upstream::{Endpoint, Params, Reading, Server, Servers},
 };
 
 /// How long a monitoring port may take for its answer.
@@ -58,15 +59,40 @@ pub async fn look_up_servers(discover: &Discover) -> Result<Vec<String>, Observa
     Err(Observation { key: "cluster.discover".to_owned(), what, remedy, is_wrong: true })
 }
 
+/// What the listeners need of the servers: each is the first listener that needs it, by its place in the configuration.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Needs {
+    /// TLS of their own, which it passes through.
+    pub tls: Option<usize>,
+    /// A port for leafnodes.
+    pub leafnode_port: Option<usize>,
+}
+
+/// What a look at one server has shown beside what is wrong with it.
+#[derive(Debug, Default)]
+struct Seen {
+    info: Option<Arc<Info>>,
+    /// Whether it takes leafnodes; `None` where that cannot be seen.
+    takes_leafnodes: Option<bool>,
+}
+
 /// Looks at all servers at once; it takes some seconds at most. The first `named` of them have a table each, the others
 /// were discovered.
-pub async fn examine(servers: &Servers, (params, named): (&Params, usize), access: &ClusterAccess) -> Vec<Observation> {
+pub async fn examine(
+    servers: &Servers,
+    (params, named): (&Params, usize),
+    needs: Needs,
+    access: &ClusterAccess,
+) -> Vec<Observation> {
     let all: Vec<_> = servers.iter().collect();
     let looks = all.iter().zip(&params.servers);
-    let looks = looks.map(|(server, own)| examine_one(server, own.max_connections, access, params.compatibility));
-    let (infos, observations): (Vec<_>, Vec<_>) = join_all(looks).await.into_iter().unzip();
+    let looks = looks.map(|(server, own)| examine_one(server, own.max_connections, params, needs, access));
+    let (seen, observations): (Vec<_>, Vec<_>) = join_all(looks).await.into_iter().unzip();
     let mut all = observations.concat();
-    compare(&infos, named, &mut all);
+    if let Some(listener) = needs.leafnode_port {
+        leafnode_ports(&seen, listener, &mut all);
+    }
+    compare(&seen, named, &mut all);
     for one in &mut all {
         let at = one.key.strip_prefix("cluster.servers[").and_then(|rest| rest.split(']').next()?.parse().ok());
         if let Some(server) = at.filter(|at| *at >= named).and_then(|at: usize| params.servers.get(at)) {
@@ -100,12 +126,35 @@ pub async fn examine_login(login: &Login, servers: &Arc<Servers>, access: &Clust
     if answered.is_ok() { None } else { wrong("no server lets weir in with it and answers".to_owned()) }
 }
 
+/// Whether servers let the login of this table in, with which weir publishes events.
+pub async fn examine_events_login(
+    table: &str,
+    login: &Login,
+    servers: &Servers,
+    access: &ClusterAccess,
+) -> Option<Observation> {
+    let wrong = |what: String| {
+        let remedy = "write a login of a user who may publish events".to_owned();
+        Some(Observation { key: format!("{table}.{}", login.leaf()), what, remedy, is_wrong: true })
+    };
+    let options = match login.options(access.tls.as_deref()) {
+        Ok(options) => options.name("weir check").ignore_discovered_servers().connection_timeout(INFO_TIMEOUT),
+        Err(err) => return wrong(format!("it cannot be used ({err})")),
+    };
+    match timeout(LOGIN_TIMEOUT, options.connect(own_client::addresses(servers))).await {
+        Ok(Ok(_)) => None,
+        Ok(Err(err)) => wrong(format!("no server lets weir in with it ({err})")),
+        Err(_) => wrong("no server lets weir in with it".to_owned()),
+    }
+}
+
 async fn examine_one(
     server: &Arc<Server>,
     capped: Option<u32>,
+    Params { compatibility, reserve, .. }: &Params,
+    needs: Needs,
     access: &ClusterAccess,
-    compatibility: Compatibility,
-) -> (Option<Arc<Info>>, Vec<Observation>) {
+) -> (Seen, Vec<Observation>) {
     let mut seen = Vec::new();
     let mut see = |key: &str, is_wrong, what: String, remedy: &str| {
         let key = format!("cluster.servers[{}].{key}", server.id());
@@ -116,10 +165,25 @@ async fn examine_one(
         see("address", false, what, "if they are several servers, name each one in [[cluster.servers]]");
     }
     let mut refuses_header = false;
+    let header = if compatibility.proxy_protocol { proxy_header::LOCAL } else { b"" };
     let info = match access.server_tls() {
-        None => None,
+        None => {
+            match first_bytes_before_tls(server, header, Instant::now() + INFO_TIMEOUT).await {
+                Err(err) => {
+                    let what = format!("nobody lets weir in at {} ({err})", server.address());
+                    see("address", true, what, "start the server, or write where it listens");
+                }
+                Ok(first) if first.starts_with(b"INFO") => {
+                    let what = "it sends INFO before TLS, and the passthrough listener has TLS first";
+                    let remedy =
+                        "write handshake_first = false at the listener, or handshake_first: true at the server";
+                    see("address", true, what.to_owned(), remedy);
+                }
+                Ok(_) => {}
+            }
+            None
+        }
         Some(tls) => {
-            let header = if compatibility.proxy_protocol { proxy_header::LOCAL } else { b"" };
             let by = Instant::now() + INFO_TIMEOUT;
             match dial::dial(server, tls, header, by).await {
                 Ok(mut connection) => {
@@ -156,6 +220,16 @@ async fn examine_one(
             see("address", missing.shuts_out, missing.what.to_owned(), remedy);
         }
     }
+    if let Some(info) = &info {
+        if info.is_for_servers() {
+            let what = "it is a port for leafnodes or other servers, not for clients";
+            see("address", true, what.to_owned(), "write the host and port at which this server takes clients");
+        }
+        if let Some(listener) = needs.tls.filter(|_| !info.does_tls()) {
+            let what = format!("the server has no TLS, and listeners[{listener}] passes TLS through to it");
+            see("address", true, what, "configure TLS at the server, or write kind = \"client\" at the listener");
+        }
+    }
     if server.websocket().is_some() {
         let by = Instant::now() + INFO_TIMEOUT;
         let remedy = "write the ws:// or wss:// address of this server's own WebSocket port";
@@ -176,7 +250,10 @@ async fn examine_one(
             Err(err) => see("leafnode", true, format!("its leafnode port does not answer ({err})"), remedy),
             Ok(connection) => {
                 let id = connection.info().server_id().to_owned();
-                if info.as_ref().is_some_and(|info| info.server_id() != id) {
+                let there = connection.info();
+                if !there.is_for_servers() && (there.names_client_ip() || there.nonce().is_none()) {
+                    see("leafnode", true, "it is a port for clients, not for leafnodes".to_owned(), remedy);
+                } else if info.as_ref().is_some_and(|info| info.server_id() != id) {
                     see("leafnode", true, "it is the port of another server".to_owned(), remedy);
                 }
             }
@@ -205,6 +282,10 @@ async fn examine_one(
         see("monitor", true, what, remedy);
     }
     match reading.as_ref().map(|reading| reading.max_connections) {
+        Some(Some(own)) if own > 0 && reserve.ceiling(own.min(capped.unwrap_or(u32::MAX))) == 0 => {
+            let what = format!("the server's limit is {own}, and cluster.reserve leaves no client a connection of it");
+            see("address", true, what, "write a smaller cluster.reserve, or raise the server's max_connections");
+        }
         Some(Some(0)) => {
             see("address", true, "the server lets nobody in (max_connections)".to_owned(), "raise its max_connections");
         }
@@ -218,7 +299,30 @@ async fn examine_one(
         }
         _ => {}
     }
-    (info, seen)
+    let has_port = || reading.as_ref().map(|reading| reading.leafnode_port.is_some());
+    let takes_leafnodes = if server.leafnode().is_configured() { Some(true) } else { has_port() };
+    (Seen { info, takes_leafnodes }, seen)
+}
+
+/// The first bytes of a server to which weir speaks no TLS of its own, behind the beginning of somebody's TLS.
+async fn first_bytes_before_tls(server: &Server, header: &[u8], by: Instant) -> Result<Vec<u8>, DialError> {
+    // A handshake record with one byte: whoever waits for TLS answers it with an alert.
+    const TLS_RECORD: [u8; 6] = [22, 3, 1, 0, 1, 0];
+    let mut tcp = dial::connect(server.endpoint(), &[header, &TLS_RECORD].concat(), by).await?;
+    let mut first = [0; 4];
+    // What says nothing is not what is looked for.
+    let read = timeout_at(by, tcp.read(&mut first)).await.unwrap_or(Ok(0)).unwrap_or(0);
+    Ok(first.into_iter().take(read).collect())
+}
+
+/// Which servers take none of the leafnodes of this listener. Where none does, nobody can use it.
+fn leafnode_ports(seen: &[Seen], listener: usize, all: &mut Vec<Observation>) {
+    let is_wrong = seen.iter().all(|one| one.takes_leafnodes == Some(false));
+    for (i, _) in seen.iter().enumerate().filter(|(_, one)| one.takes_leafnodes == Some(false)) {
+        let what = format!("the server takes no leafnodes, for which listeners[{listener}] is");
+        let remedy = "configure leafnodes { listen } at the server, or remove the listener".to_owned();
+        all.push(Observation { key: format!("cluster.servers[{i}].leafnode"), what, remedy, is_wrong });
+    }
 }
 
 /// Looks a name up, and returns how many addresses of one family it has; `None` if there is none.
@@ -230,8 +334,8 @@ async fn look_up(endpoint: &Endpoint) -> Option<usize> {
 
 /// What shows only beside the other servers: one process under two addresses, and servers of several clusters. That a
 /// server with a table is discovered too is as it should be: it counts once.
-fn compare(infos: &[Option<Arc<Info>>], named: usize, all: &mut Vec<Observation>) {
-    let infos = || infos.iter().enumerate().filter_map(|(i, info)| Some((i, info.as_deref()?)));
+fn compare(seen: &[Seen], named: usize, all: &mut Vec<Observation>) {
+    let infos = || seen.iter().enumerate().filter_map(|(i, one)| Some((i, one.info.as_deref()?)));
     for (i, info) in infos() {
         let mut see = |is_wrong, what: String, remedy: &str| {
             let key = format!("cluster.servers[{i}].address");
@@ -259,10 +363,10 @@ mod tests {
     #[test]
     fn a_server_that_is_written_twice_is_wrong_and_one_that_is_discovered_too_is_not() {
         let info = Info::parse(br#"{"server_id":"a","version":"2.15.1"}"#).unwrap();
-        let infos = [(); 3].map(|()| Some(Arc::new(info.clone())));
+        let all = [(); 3].map(|()| Seen { info: Some(Arc::new(info.clone())), takes_leafnodes: None });
         let wrong = |named| {
             let mut seen = Vec::new();
-            compare(&infos, named, &mut seen);
+            compare(&all, named, &mut seen);
             seen.into_iter().map(|one| one.key).collect::<Vec<_>>()
         };
         assert_eq!(wrong(3), ["cluster.servers[1].address", "cluster.servers[2].address"]);

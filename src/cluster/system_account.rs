@@ -56,7 +56,16 @@ impl Login {
         })
     }
 
-    /// The key of the configuration to change where the login is wrong.
+    /// The key to change in the table of a login that is wrong.
+    pub(super) fn leaf(&self) -> &'static str {
+        match self {
+            Self::Creds(_) => "creds_file",
+            Self::Nkey(_) => "nkey_seed_file",
+            Self::Password(..) => "user",
+        }
+    }
+
+    /// The same of the login of `[cluster.system]`, with its table.
     pub(super) fn key(&self) -> &'static str {
         match self {
             Self::Creds(_) => "cluster.system.creds_file",

@@ -254,6 +254,11 @@ impl Info {
         !self.value_of(PerConnection::ClientIp).is_empty()
     }
 
+    /// Whether it is that of a port for leafnodes, routes or gateways, whose fields those of a client port never have.
+    pub fn is_for_servers(&self) -> bool {
+        ["ip", "leafnode_urls", "lnoc", "gateway"].iter().any(|key| self.template.raw(key).is_some())
+    }
+
     /// The level of the JetStream API, since nats-server 2.11.
     pub fn api_lvl(&self) -> Option<u64> {
         self.number(Number::ApiLevel)

@@ -6,7 +6,7 @@ use tempfile::TempDir;
 use tokio::process::Command;
 use weir_testkit::{tls::Authority, weir::binary, *};
 
-use crate::server_identity::balanced;
+use crate::{leafnodes::Hub, server_identity::balanced};
 
 /// Exit code, and the lines of standard error.
 async fn check(toml: &str) -> (i32, Vec<String>) {
@@ -129,5 +129,97 @@ async fn tls_and_the_system_account_are_tried() {
         let errors: Vec<_> = said.iter().filter(|line| !line.contains("warning: ")).collect();
         assert_eq!((got, errors.len()), (code, code as usize), "{user} {password}: {said:?}");
         assert!(errors.iter().all(|line| line.contains("cluster.system.user: no server lets weir in with it")));
+    }
+}
+
+/// A listener of this kind, with more keys.
+fn listener(kind: &str) -> String {
+    format!("[[listeners]]\nlisten = \"127.0.0.1:0\"\nkind = \"{kind}\"\n")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tls_that_is_passed_through_has_to_end_somewhere() {
+    let authority = Authority::new("weir tests");
+    let own = authority.issue("n1", &["127.0.0.1"]);
+    let tls =
+        |first: &str| format!("tls {{ cert_file: {:?}, key_file: {:?}, handshake_first: {first} }}", own.cert, own.key);
+    let plain = NatsServer::start(ServerOptions::named("n1").max_connections(100)).await;
+    let (code, said) = check(&(server(&plain.address, &plain.monitor) + &listener("passthrough"))).await;
+    assert_eq!(code, 1);
+    only(&said, ":2: cluster.servers[0].address: the server has no TLS, and listeners[0] passes TLS through to it; ");
+
+    let first = listener("passthrough") + "[listeners.passthrough]\nhandshake_first = true\n";
+    let (code, said) = check(&(server(&plain.address, &plain.monitor) + &first)).await;
+    assert_eq!(code, 1);
+    only(
+        &said,
+        ":2: cluster.servers[0].address: it sends INFO before TLS, and the passthrough listener has TLS first; ",
+    );
+    nats::at_least(2, 13); // the exact version is 2.10.4
+    for (servers, tables, code) in [
+        (tls("false"), listener("passthrough"), 0),
+        (tls("false"), first.clone(), 1),
+        (tls("true"), first.clone(), 0),
+        (tls("auto"), first, 0),
+    ] {
+        let one = NatsServer::start(ServerOptions::named("n1").max_connections(100).with(&servers)).await;
+        let (got, said) = check(&(server(&one.address, &one.monitor) + &tables)).await;
+        assert_eq!((got, said.len()), (code, code as usize), "{servers} {tables}: {said:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ports_of_clients_and_of_leafnodes_are_told_apart() {
+    for no_advertise in ["", "no_advertise: true"] {
+        let hub = Hub::start("hub", no_advertise, "max_connections: 100").await;
+        let NatsServer { address, monitor, .. } = &hub.server;
+        let with = |address: &str, leafnode: &str| format!("{}leafnode = \"{leafnode}\"\n", server(address, monitor));
+        let right = with(address, &hub.leafnodes) + &listener("leafnode");
+        assert_eq!(check(&right).await, (0, vec![]));
+        let (code, said) = check(&server(&hub.leafnodes, monitor)).await;
+        assert_eq!(code, 1);
+        only(&said, ":2: cluster.servers[0].address: it is a port for leafnodes or other servers, not for clients; ");
+        let (code, said) = check(&(with(&hub.leafnodes, address) + &listener("leafnode"))).await;
+        assert_eq!((code, said.len()), (1, 2), "{said:?}");
+        assert!(said[1].contains(":4: cluster.servers[0].leafnode: it is a port for clients, not for leafnodes; "));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leafnodes_need_a_server_that_takes_them() {
+    let hub = Hub::start("hub", "", "max_connections: 100").await;
+    let other = NatsServer::start(ServerOptions::named("n1").max_connections(100)).await;
+    let (takes, none) = (server(&hub.server.address, &hub.server.monitor), server(&other.address, &other.monitor));
+    assert_eq!(check(&(takes.clone() + &listener("leafnode"))).await, (0, vec![]));
+    for (servers, code) in [(none.clone(), 1), (none + &takes, 0)] {
+        let (got, said) = check(&(servers + &listener("leafnode"))).await;
+        assert_eq!(got, code);
+        only(&said, "cluster.servers[0].leafnode: the server takes no leafnodes, for which listeners[0] is; ");
+        assert_eq!(said[0].contains("warning: "), code == 0, "{said:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_login_that_publishes_events_is_tried() {
+    let users = "accounts { OPS { users: [{user: ops, password: pw}] } }\nmax_connections: 100";
+    let one = NatsServer::start(ServerOptions::named("n1").with(users)).await;
+    for (password, code) in [("pw", 0), ("wrong", 1)] {
+        let warnings = "[warnings]\nsubject = \"weir.events\"\n[warnings.login]\nuser = \"ops\"";
+        let text = format!("{}{warnings}\npassword = \"{password}\"\n", server(&one.address, &one.monitor));
+        let (got, said) = check(&text).await;
+        let errors: Vec<_> = said.into_iter().filter(|line| !line.contains("warning: ")).collect();
+        assert_eq!((got, errors.len()), (code, code as usize), "{password}: {errors:?}");
+        assert!(errors.iter().all(|line| line.contains(":7: warnings.login.user: no server lets weir in with it (")));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reserve_may_leave_nothing_of_a_servers_own_limit() {
+    let one = NatsServer::start(ServerOptions::named("n1").max_connections(20)).await;
+    for (reserve, code) in [("19", 0), ("20", 1), ("\"99%\"", 1)] {
+        let text = format!("[cluster]\nreserve = {reserve}\n{}", server(&one.address, &one.monitor));
+        let (got, said) = check(&text).await;
+        assert_eq!((got, said.len()), (code, code as usize), "{reserve}: {said:?}");
+        assert!(said.iter().all(|line| line.contains("cluster.reserve leaves no client a connection of it; ")));
     }
 }
