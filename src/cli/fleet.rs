@@ -50,6 +50,7 @@ enum Kind {
     Account,
     User,
     Name,
+    Leafnodes,
     Server,
 }
 

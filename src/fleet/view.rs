@@ -100,7 +100,7 @@ pub struct Weir {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Quota {
-    /// `account`, `user`, `name` or `server`.
+    /// `account`, `user`, `name`, `leafnodes` or `server`.
     pub of: String,
     /// `None` where this weir does not know whose it is.
     pub name: Option<String>,

@@ -128,10 +128,9 @@ fn of_peer(peer: &Peer, now: Instant) -> Weir {
 fn names(shared: &Shared, fleet: &Fleet) -> HashMap<Key, String> {
     let keys = fleet.keys();
     let mut names = HashMap::new();
-    for (name, _) in shared.admission.accounts().connections() {
+    // Also those of which no client is here now: a quota is shown for as long as weirs hold leases of it.
+    for name in shared.admission.accounts().names() {
         names.insert(keys.of(Kind::Account, &name), shown(&name));
-    }
-    for (name, ..) in shared.admission.accounts().leafnodes() {
         names.insert(keys.of(Kind::Leafnodes, &name), shown(&name));
     }
     for server in shared.servers.list().iter() {

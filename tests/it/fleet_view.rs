@@ -62,6 +62,8 @@ async fn every_weir_shows_all_weirs() {
         for says in ["FLEET edge: 2 weirs, 3 sessions", "quotas by leases", "weir-1", "weir-2", "ORDERS", "this weir"] {
             assert!(code == 0 && text.contains(says), "{says:?} is missing in\n{text}");
         }
+        let (code, text) = self::weir(&["fleet", "--of", "leafnodes", "--monitor", &monitor]);
+        assert!(code == 0 && !text.contains("ORDERS"), "it has no limit of leafnodes:\n{text}");
         let (code, text) = self::weir(&["fleet", "--json", "--weir", "weir-2", "--monitor", &monitor]);
         let shown: serde_json::Value = serde_json::from_str(&text).expect("JSON");
         assert_eq!((code, shown["weirs"].as_array().map(Vec::len)), (0, Some(1)), "{text}");
@@ -74,6 +76,19 @@ async fn every_weir_shows_all_weirs() {
     assert_eq!(metrics.get("weir_fleet_mode{mode=\"lease\"}"), Some(1.0));
     assert_eq!((metrics.sum("weir_fleet_weirs"), metrics.sum("weir_fleet_connected")), (2.0, 1.0));
     assert!(metrics.sum("weir_fleet_beats_sent_total") > 0.0 && metrics.sum("weir_fleet_beats_received_total") > 0.0);
+
+    // The quota has its name also where the account has no client any more.
+    drop(clients);
+    for weir in &fleet.weirs {
+        let seen = eventually(PATIENCE, "no session is left", async || {
+            let seen = fleet::fleetz(weir).await;
+            if seen["sessions"] == 0 { Ok(seen) } else { Err(seen) }
+        })
+        .await;
+        let names = |of: &serde_json::Value| (of["of"] == "account").then(|| of["name"].clone());
+        let names: Vec<_> = seen["quotas"].as_array().expect("a list").iter().filter_map(names).collect();
+        assert_eq!(names, ["ORDERS"], "{}", seen["quotas"]);
+    }
 
     // One that is killed is missing, one that is stopped is not.
     let mut other = fleet.weirs.remove(1);

@@ -104,6 +104,14 @@ impl Accounts {
         self.map.iter().for_each(|one| one.account.set_limits(self.limits_of(one.key()), now));
     }
 
+    /// The names of all accounts that are known: those that have limits of their own in the configuration, and those
+    /// that have had a client of late.
+    pub fn names(&self) -> HashSet<Arc<str>> {
+        let configured = self.configured.load();
+        let configured = configured.by_name.keys().map(|name| Arc::from(name.as_str()));
+        self.map.iter().map(|one| Arc::clone(one.key())).chain(configured).collect()
+    }
+
     /// Takes a connection slot of an account.
     ///
     /// # Errors
