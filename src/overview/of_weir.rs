@@ -170,7 +170,10 @@ fn server(server: &upstream::Server, row: Option<&Row>, now: Instant) -> Server 
         connections,
         max_connections: known.and_then(|(capacity, _)| finite(capacity)),
         limit_known: known.is_some(),
-        reserve: load.capacity().saturating_sub(load.ceiling()),
+        // A part of no limit is none.
+        reserve: known
+            .filter(|(capacity, _)| capacity.is_finite())
+            .map_or(0, |_| load.capacity().saturating_sub(load.ceiling())),
         headroom: known.and_then(|(_, headroom)| finite(headroom)),
         handshakes: load.handshakes(),
         handshakes_overdue: load.overdue(),

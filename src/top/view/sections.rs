@@ -68,7 +68,8 @@ fn server(one: &Server, largest: u32, width: usize) -> Line<'static> {
     let figures = format!("  {share:>22}  {logins:<17}{read}");
     let columns = width.saturating_sub(1 + NAME + 15 + figures.chars().count().max(58) + 1).max(8);
     let all = u64::from(one.max_connections.unwrap_or(largest).max(1));
-    let reserve = u64::from(one.reserve).min(all);
+    // Of a server without a limit, or whose limit is not known, nothing is kept.
+    let reserve = one.max_connections.map_or(0, |most| u64::from(one.reserve.min(most)));
     let free = all.saturating_sub(reserve + taken);
     let parts = [
         (u64::from(one.sessions), '█', Color::Blue),

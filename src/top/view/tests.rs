@@ -117,6 +117,21 @@ fn line_of(lines: &[String], word: &str) -> String {
     lines.iter().find(|line| line.contains(word)).unwrap_or_else(|| panic!("no {word} in {lines:#?}")).clone()
 }
 
+/// A part of no limit is no reserve that could be drawn.
+#[test]
+fn a_server_without_a_limit_has_no_reserve() {
+    let mut watched = storm();
+    for limit_known in [true, false] {
+        for one in &mut watched.overview.servers {
+            (one.max_connections, one.limit_known, one.reserve) = (None, limit_known, 85_899_346);
+        }
+        let lines = text(&watched, &Choices::default(), 120);
+        assert!(line_of(&lines, "nats-0").contains('█'), "{lines:#?}");
+        // The one that has fewer connections.
+        assert!(!line_of(&lines, "nats-1").contains('░'), "{lines:#?}");
+    }
+}
+
 #[test]
 fn a_frame_says_what_is_the_matter() {
     let lines = text(&storm(), &Choices::default(), 120);
