@@ -160,16 +160,17 @@ async fn clients_that_know_two_weirs_are_all_back_when_one_is_killed() {
     let crowd = Crowd::spread(&fleet.addresses(), 600, Habit::NATS_GO, |_| orders());
     crowd.settles_at(600).await;
     let mut killed = fleet.weirs.remove(0);
-    let its_own = killed.gauge("weir_sessions_active{server=\"n1\"}").await;
-    assert!(its_own > 0.0, "clients were at both weirs");
+    // About half of them: whoever was late on a busy machine has tried the other weir.
+    let its_own = killed.metrics().await.sum("weir_sessions_active") as usize;
+    assert!(its_own > 0, "clients were at both weirs");
     killed.kill9();
     eventually(PATIENCE, "its clients have lost it", async || match crowd.lost() {
-        n if n >= 300 => Ok(()),
+        n if n >= its_own => Ok(()),
         n => Err(n),
     })
     .await;
     crowd.settles_at(600).await;
-    assert_eq!(crowd.lost(), 300, "only its own clients lost their connection: {:?}", crowd.ends());
+    assert_eq!(crowd.lost(), its_own, "only its own clients lost their connection: {:?}", crowd.ends());
     holds(&fleet, &cluster, 600).await;
     crowd.end().await;
     fleet.assert_idle().await;
