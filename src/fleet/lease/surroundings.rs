@@ -11,7 +11,7 @@ pub struct Surroundings {
     pub live: u32,
     /// The place of this one among them, in the order of their ids, from 0 on.
     pub position: u32,
-    /// Whether one of the others says that it [goes by leases](super::ledger::Ledger::goes_by_leases).
+    /// Whether one of the others says that its leases are in force.
     pub others_have_leases: bool,
     /// Whether the fleet's connection is there.
     pub is_connected: bool,
