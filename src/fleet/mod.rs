@@ -1,11 +1,12 @@
 //! A fleet: the weirs of one `[fleet] name` in front of one cluster, and what each of them knows of the others.
 //!
-//! Each weir publishes a [`beat`]: what it holds, in counts under hashed [`key`]s. [`peers`] is what has come of the
-//! others'. What all weirs want of one thing is divided by [`share`]. Nothing here has a socket or a clock: `now` goes
-//! in.
+//! Each weir publishes a [`beat`], signed with its [`beat_key`]: what it holds, in counts under hashed [`key`]s.
+//! [`peers`] is what has come of the others'. What all weirs want of one thing is divided by [`share`]. Nothing here
+//! has a socket or a clock: `now` goes in.
 
 pub mod addresses;
 pub mod beat;
+pub mod beat_key;
 pub mod key;
 pub mod lease;
 pub mod link;
@@ -28,6 +29,7 @@ use arc_swap::ArcSwap;
 
 use crate::fleet::{
     addresses::Announcer,
+    beat_key::{BeatSigner, Seed},
     key::Keys,
     lease::{Holder, allowance::Standing, book::LeaseBook, ledger::Ledger, surroundings::Settings},
     link::LinkState,
@@ -37,12 +39,23 @@ use crate::fleet::{
     rebalancing::{Stage, goes_first},
 };
 
+/// A process of a weir, for one that goes on as it. What it signs with is secret, so that this has no `Debug`.
+#[derive(Clone)]
+pub struct Process {
+    pub id: MemberId,
+    /// See [`Fleet::run`].
+    pub run: u64,
+    /// What it signs its beats with; `None`: it has none.
+    pub seed: Option<Seed>,
+}
+
 /// What this weir is in its fleet.
 #[derive(Debug)]
 pub struct Fleet {
     name: Box<str>,
     id: MemberId,
     run: u64,
+    signer: BeatSigner,
     keys: Keys,
     peers: Mutex<Peers>,
     link: LinkState,
@@ -59,19 +72,23 @@ impl Fleet {
     /// The fleet of this `name`, in which this weir is `id`. `rng` gives the process the number by which peers tell it
     /// from the one before it with the same id.
     pub fn new(name: &str, id: MemberId, now: Instant, rng: &mut fastrand::Rng) -> Self {
-        let run = rng.u64(1..);
-        Self::of_run(name, (id, run), now, rng)
+        let process = Process { id, run: rng.u64(1..), seed: None };
+        Self::goes_on(name, process, now, rng)
     }
 
-    /// The same in a process that goes on as the process of this number.
-    pub fn of_run(name: &str, (id, run): (MemberId, u64), now: Instant, rng: &mut fastrand::Rng) -> Self {
+    /// The same in a process that goes on as another one.
+    pub fn goes_on(name: &str, process: Process, now: Instant, rng: &mut fastrand::Rng) -> Self {
+        let Process { id, run, seed } = process;
+        let signer = seed.map_or_else(BeatSigner::generate, BeatSigner::of);
         let keys = Keys::of_fleet(name);
         let leases = LeaseBook::new(keys.clone(), Standing::new(now));
         let (me, settings) = (Holder::new(&id, run), Settings::default());
-        let ledger = Ledger::new(me, Arc::clone(&leases), settings, now, rng.fork());
+        let mut ledger = Ledger::new(me, Arc::clone(&leases), settings, now, rng.fork());
+        ledger.shows_key(signer.key());
         Self {
             name: name.into(),
             run,
+            signer,
             keys,
             peers: Mutex::new(Peers::new(id.clone())),
             link: LinkState::default(),
@@ -98,6 +115,11 @@ impl Fleet {
     /// The number of this process; see [`beat::Beat::run`].
     pub fn run(&self) -> u64 {
         self.run
+    }
+
+    /// Signs what this process says.
+    pub fn signer(&self) -> &BeatSigner {
+        &self.signer
     }
 
     /// The addresses of the other weirs, as clients are told them.

@@ -45,6 +45,11 @@ const MOST_LOST: u64 = 1000;
 /// Who has said that it ends has done so within this time, or others have said it.
 const ENDS_WITHIN: Duration = Duration::from_secs(10);
 
+/// The number of the last beat of a process that is gone is remembered for this long, as its key is, and of so many
+/// processes.
+const REMEMBER: Duration = Duration::from_secs(600);
+const MOST_REMEMBERED: usize = 1024;
+
 /// The intervals that a peer may announce: one that says more is heard as if it said this.
 const EVERY_MS: std::ops::RangeInclusive<u32> = 20..=2_000;
 
@@ -52,12 +57,16 @@ const EVERY_MS: std::ops::RangeInclusive<u32> = 20..=2_000;
 /// is what only weirs write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Vouch {
-    /// It is a member, or was one of late.
+    /// The process has signed it with the key that its membership shows.
+    Signed,
+    /// It is a member, or was one of late, whose membership shows no key.
     Member,
     /// It is none: a weir that has not come so far yet, or one that does not exist. It counts for nothing.
     Stranger,
     /// This weir does not go by the bucket now: beats are all there is.
     Unknown,
+    /// Another has sent it than the process that it names.
+    Forged,
 }
 
 /// What a peer holds of a server or of an account, and when it said so.
@@ -135,6 +144,8 @@ pub enum Ignored {
     TooMany,
     /// A peer has this id, and is another process.
     Stranger,
+    /// It is not signed by the process that it names, which signs.
+    Forged,
 }
 
 /// A peer that is not there any more.
@@ -268,6 +279,9 @@ impl ServerCounts {
 pub struct Peers {
     own: MemberId,
     peers: BTreeMap<MemberId, Peer>,
+    /// The number of the last beat of processes that are gone, and when they were found to be: whoever has heard what a
+    /// process has signed can publish it once more.
+    gone: HashMap<u64, (u64, Instant)>,
     /// Accounts of all peers together.
     accounts: usize,
     /// Beats that were ignored since the weir began, by reason.
@@ -279,7 +293,7 @@ pub struct Peers {
 impl Peers {
     /// Nobody is known yet to the weir of this id.
     pub fn new(own: MemberId) -> Self {
-        Self { own, peers: BTreeMap::new(), accounts: 0, ignored: HashMap::new(), lost: 0 }
+        Self { own, peers: BTreeMap::new(), gone: HashMap::new(), accounts: 0, ignored: HashMap::new(), lost: 0 }
     }
 
     /// Takes in a beat; `vouch` is what the bucket says of its process.
@@ -295,18 +309,28 @@ impl Peers {
     }
 
     fn take(&mut self, now: Instant, beat: Beat, vouch: Vouch) -> Result<Heard, Ignored> {
+        if vouch == Vouch::Forged {
+            return Err(Ignored::Forged);
+        }
         if beat.id == self.own {
             return Err(Ignored::SameId);
         }
-        let is_member = |vouch: Vouch| vouch == Vouch::Member;
+        let is_member = |vouch: Vouch| matches!(vouch, Vouch::Member | Vouch::Signed);
         let known = self.peers.get(&beat.id);
         let vouch = match known {
             // What the bucket has said of it once holds while there is no bucket.
             Some(peer) if peer.last.run == beat.run && vouch == Vouch::Unknown && is_member(peer.vouch) => peer.vouch,
             _ => vouch,
         };
+        if vouch == Vouch::Signed && self.gone.get(&beat.run).is_some_and(|(last, _)| beat.n <= *last) {
+            return Err(Ignored::Old);
+        }
+        // What came before the key of the process was known may have been anybody's, and its number made up.
+        let is_proved = |peer: &Peer| vouch == Vouch::Signed && peer.vouch != Vouch::Signed;
         let before = match known {
-            Some(peer) if beat.run == peer.last.run && beat.n <= peer.last.n => return Err(Ignored::Old),
+            Some(peer) if beat.run == peer.last.run && beat.n <= peer.last.n && !is_proved(peer) => {
+                return Err(Ignored::Old);
+            }
             Some(peer) if beat.run != peer.last.run && peer.counts() && vouch == Vouch::Stranger => {
                 return Err(Ignored::Stranger);
             }
@@ -320,7 +344,7 @@ impl Peers {
         };
         if let Some(peer) = known.filter(|peer| peer.last.run == beat.run) {
             // A number that was made up counts no more than a pause of some minutes.
-            self.lost = self.lost.saturating_add((beat.n - peer.last.n - 1).min(MOST_LOST));
+            self.lost = self.lost.saturating_add(beat.n.saturating_sub(peer.last.n + 1).min(MOST_LOST));
         }
         let counts = vouch != Vouch::Stranger;
         let (mut beat, counted) = (beat, known.is_some_and(Peer::counts));
@@ -343,6 +367,9 @@ impl Peers {
             accounts: PeerAccounts::default(),
             arrivals_per_second: 0.0,
         });
+        if is_proved(peer) {
+            peer.sent = SendTimes::default();
+        }
         (peer.accounts, peer.vouch) = (accounts, vouch);
         let sent = peer.takes(now, Arc::clone(&beat));
         let ends = ends.filter(|gone| gone.counted);
@@ -360,7 +387,7 @@ impl Peers {
         let peers = self.iter().count();
         match vouch {
             Vouch::Stranger => self.peers.len() - peers >= MOST_STRANGERS,
-            Vouch::Member | Vouch::Unknown => peers >= MOST_PEERS,
+            _ => peers >= MOST_PEERS,
         }
     }
 
@@ -381,6 +408,12 @@ impl Peers {
         let peer = self.peers.remove(id)?;
         self.accounts -= peer.accounts.len();
         let (run, counted) = (peer.last.run, peer.counts());
+        if peer.vouch == Vouch::Signed {
+            self.gone.retain(|_, (_, at)| now.saturating_duration_since(*at) < REMEMBER);
+            if self.gone.len() < MOST_REMEMBERED {
+                self.gone.insert(run, (peer.last.n, now));
+            }
+        }
         Some(Gone { id: id.clone(), run, has_said_bye: peer.has_said_bye(now), counted })
     }
 

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use async_nats::{HeaderMap, PublishError};
 use tokio::{
     sync::Notify,
     time::{Instant, sleep_until, timeout_at},
@@ -15,6 +16,7 @@ use tokio::{
 use crate::{
     fleet::{
         beat::{AccountBeat, Beat, MOST_ACCOUNTS, ServerBeat},
+        beat_key::SIGNATURE,
         key::Key,
         link::Counted,
         takeover::Before,
@@ -72,7 +74,7 @@ pub(super) async fn publish(link: &FleetLink, shared: &Shared) {
         let every = Duration::from_millis(beat.every_ms.into());
         let message = beat.encode();
         fleet.link().sent(message.len());
-        if link.connection.client().publish(link.subjects.beats(), message.into()).await.is_ok() {
+        if publish_signed(link, message).await.is_ok() {
             fleet.link().count(Counted::BeatSent);
         }
         let sent = Instant::now();
@@ -87,6 +89,12 @@ pub(super) async fn publish(link: &FleetLink, shared: &Shared) {
         }
         sleep_until(sent + LEAST_GAP).await;
     }
+}
+
+async fn publish_signed(link: &FleetLink, beat: Vec<u8>) -> Result<(), PublishError> {
+    let (subject, mut headers) = (link.subjects.beats(), HeaderMap::new());
+    headers.insert(SIGNATURE, link.fleet.signer().sign(&subject, &beat));
+    link.connection.client().publish_with_headers(subject, headers, beat.into()).await
 }
 
 /// What has been told in all, also by the processes before.

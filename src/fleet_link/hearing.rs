@@ -1,7 +1,8 @@
 //! Hears the other weirs: their beats, their last words, and questions whether this one is still connected.
 
 use std::{
-    sync::Arc,
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -15,11 +16,12 @@ use crate::{
     fleet::{
         Fleet,
         beat::{Beat, Bye},
+        beat_key::SIGNATURE,
         key::Kind,
         lease::{Holder, LeaseKey},
         link::Counted,
         member::MemberId,
-        peers::{Gone, Heard, Ignored, Peer, Vouch},
+        peers::{Gone, Heard, Ignored, MOST_STRANGERS, Peer, Vouch},
     },
     fleet_link::{FleetLink, Interest},
     net::timer,
@@ -38,28 +40,51 @@ const TELL_EVERY: Duration = Duration::from_secs(60);
 
 /// Hears them for ever.
 pub(super) async fn hear(link: &FleetLink, shared: &Shared) {
+    let strangers = Strangers::default();
     // Apart, so that nobody else seems silent while one is asked.
     let look = async {
         link.begin.cancelled().await;
         loop {
             sleep(LOOK).await;
-            look(link, shared).await;
+            look(link, shared, &strangers).await;
         }
     };
     tokio::select! {
-        () = hear_messages(link, shared) => {}
+        () = hear_messages(link, shared, &strangers) => {}
         () = look => {}
     }
 }
 
-async fn hear_messages(link: &FleetLink, shared: &Shared) {
+/// The last messages of strangers: once the membership of one is seen, its key says whether it has sent this.
+#[derive(Default)]
+struct Strangers(Mutex<HashMap<Holder, Message>>);
+
+impl Strangers {
+    fn inner(&self) -> MutexGuard<'_, HashMap<Holder, Message>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps this one. Of strangers that are not known any more nothing is kept.
+    fn keep(&self, fleet: &Fleet, holder: Holder, message: &Message) {
+        let mut kept = self.inner();
+        kept.insert(holder, message.clone());
+        if kept.len() > MOST_STRANGERS {
+            let peers = fleet.peers();
+            let strangers = peers.all().filter(|peer| !peer.counts());
+            let known: HashSet<_> = strangers.map(|peer| Holder::new(peer.id(), peer.last().run)).collect();
+            kept.retain(|holder, _| known.contains(holder));
+        }
+    }
+}
+
+async fn hear_messages(link: &FleetLink, shared: &Shared, strangers: &Strangers) {
     let Ok((mut beats, mut byes, mut asked)) = subscribe(link).await else {
         // The connection is closed for good: weir ends.
         return;
     };
     // What comes meanwhile is news after what the process before has heard.
     link.begin.cancelled().await;
-    let mut hearing = Hearing { link, shared, told: None };
+    let mut hearing = Hearing { link, shared, strangers, told: None };
     let mut up = link.connection.watch();
     up.mark_changed();
     loop {
@@ -94,6 +119,7 @@ const MOST_ASKED: usize = 16;
 struct Hearing<'l> {
     link: &'l FleetLink,
     shared: &'l Shared,
+    strangers: &'l Strangers,
     /// When it was last told that a message was not understood.
     told: Option<Instant>,
 }
@@ -101,25 +127,33 @@ struct Hearing<'l> {
 impl Hearing<'_> {
     fn beat(&mut self, message: &Message) {
         let fleet = &self.link.fleet;
-        let decoded = Beat::decode(&message.payload);
-        if let Ok(beat) = &decoded
+        let decoded = Beat::decode(&message.payload).map(|beat| (vouch_for(fleet, &beat, message), beat));
+        if let Ok((Vouch::Signed, beat)) = &decoded
             && is_own(fleet, beat)
         {
             fleet.link().beat_came_back(beat.n);
             return dispatch::run_now(&self.shared.admission);
         }
         fleet.link().heard(message.payload.len());
-        match decoded {
-            Ok(beat) => match take_in(self.link, self.shared, beat) {
-                Ok(()) => fleet.link().count(Counted::BeatHeard),
-                Err(Ignored::Old) => {}
-                Err(Ignored::SameId) => {
-                    self.invalid("another weir has the id of this one: write another id in [fleet]");
+        let (vouch, beat) = match decoded {
+            Ok(decoded) => decoded,
+            Err(err) => return self.invalid(&err.to_string()),
+        };
+        let holder = Holder::new(&beat.id, beat.run);
+        match take_in(self.link, self.shared, beat, vouch, timer::now()) {
+            Ok(()) => {
+                fleet.link().count(Counted::BeatHeard);
+                if vouch == Vouch::Stranger {
+                    self.strangers.keep(fleet, holder, message);
                 }
-                Err(Ignored::TooMany) => self.invalid("it is of one weir more than a fleet may have"),
-                Err(Ignored::Stranger) => self.invalid("it has the id of a weir, and is not of its process"),
-            },
-            Err(err) => self.invalid(&err.to_string()),
+            }
+            Err(Ignored::Old) => {}
+            Err(Ignored::SameId) => {
+                self.invalid("another weir has the id of this one: write another id in [fleet]");
+            }
+            Err(Ignored::TooMany) => self.invalid("it is of one weir more than a fleet may have"),
+            Err(Ignored::Stranger) => self.invalid("it has the id of a weir, and is not of its process"),
+            Err(Ignored::Forged) => self.invalid("it is not signed by the weir that it names"),
         }
     }
 
@@ -154,19 +188,32 @@ fn is_own(fleet: &Fleet, beat: &Beat) -> bool {
     beat.id == *fleet.id() && beat.run == fleet.run()
 }
 
-/// Takes in what a beat says.
-fn take_in(link: &FleetLink, shared: &Shared, beat: Beat) -> Result<(), Ignored> {
-    take_in_of(link, shared, beat, timer::now())
+/// Takes in what the process before this one had heard of another weir then.
+pub(super) fn take_over(link: &FleetLink, shared: &Shared, beat: Beat, heard: Instant) {
+    let vouch = link.fleet.ledger().vouches(timer::now(), &Holder::new(&beat.id, beat.run));
+    // It can only be refused where peers are too many.
+    let _ = take_in(link, shared, beat, vouch, heard);
 }
 
-/// The same of a beat that came then.
-pub(super) fn take_in_of(link: &FleetLink, shared: &Shared, beat: Beat, now: Instant) -> Result<(), Ignored> {
-    let fleet = &link.fleet;
-    if is_own(fleet, &beat) {
-        return Err(Ignored::Old);
-    }
+/// What vouches for the process that a beat names: its signature, and else the bucket.
+fn vouch_for(fleet: &Fleet, beat: &Beat, message: &Message) -> Vouch {
     let holder = Holder::new(&beat.id, beat.run);
-    let vouch = fleet.ledger().vouches(now, &holder);
+    let (vouch, key) = {
+        let ledger = fleet.ledger();
+        (ledger.vouches(timer::now(), &holder), ledger.beat_key(&holder))
+    };
+    let Some(key) = (if is_own(fleet, beat) { Some(fleet.signer().key()) } else { key }) else { return vouch };
+    let signature = message.headers.as_ref().and_then(|headers| headers.get(SIGNATURE));
+    match signature.is_some_and(|one| key.has_signed(&message.subject, &message.payload, one.as_str())) {
+        true => Vouch::Signed,
+        false => Vouch::Forged,
+    }
+}
+
+/// Takes in what a beat says that came then.
+fn take_in(link: &FleetLink, shared: &Shared, beat: Beat, vouch: Vouch, now: Instant) -> Result<(), Ignored> {
+    let fleet = &link.fleet;
+    let holder = Holder::new(&beat.id, beat.run);
     let heard = fleet.peers().heard(now, beat, vouch)?;
     if let Some(gone) = &heard.ends {
         fleet.ledger().silent(now, &Holder::new(&gone.id, gone.run));
@@ -208,9 +255,9 @@ fn report(link: &FleetLink, holder: &Holder, heard: &Heard) {
 
 /// Asks after peers that are silent or have said that they end, and forgets those that have been silent for long, or
 /// have no connection. Takes in those whose membership has been seen only after their beats.
-async fn look(link: &FleetLink, shared: &Shared) {
+async fn look(link: &FleetLink, shared: &Shared, strangers: &Strangers) {
     let (fleet, now) = (&link.fleet, timer::now());
-    admit_members(link, shared);
+    admit_members(link, shared, strangers);
     let silent: Vec<(MemberId, u64)> = {
         let peers = fleet.peers();
         let is_late = |peer: &Peer| peer.silent_for(now) > peer.may_be_silent_for().mul_f64(ASK_AFTER);
@@ -236,21 +283,23 @@ async fn look(link: &FleetLink, shared: &Shared) {
 }
 
 /// A weir may be heard before its membership is seen.
-fn admit_members(link: &FleetLink, shared: &Shared) {
+fn admit_members(link: &FleetLink, shared: &Shared, strangers: &Strangers) {
     let fleet = &link.fleet;
-    let strangers: Vec<_> = {
+    let unknown: Vec<_> = {
         let peers = fleet.peers();
         peers.all().filter(|peer| !peer.counts()).map(|peer| Arc::clone(peer.last())).collect()
     };
-    for beat in strangers {
-        let vouch = fleet.ledger().vouches(timer::now(), &Holder::new(&beat.id, beat.run));
-        if vouch == Vouch::Stranger {
+    for beat in unknown {
+        let holder = Holder::new(&beat.id, beat.run);
+        if fleet.ledger().vouches(timer::now(), &holder) == Vouch::Stranger {
             continue;
         }
+        let message = strangers.inner().remove(&holder);
         let known = fleet.peers().lost(timer::now(), &beat.id, beat.run);
-        if known.is_some() {
-            // It can only be refused where peers are too many.
-            let _ = take_in(link, shared, Beat::clone(&beat));
+        if let Some((message, _)) = message.zip(known) {
+            let vouch = vouch_for(fleet, &beat, &message);
+            // It is refused where another has sent it than that weir, and where peers are too many.
+            let _ = take_in(link, shared, Beat::clone(&beat), vouch, timer::now());
         }
     }
 }

@@ -391,6 +391,8 @@ impl Told {
             self.without_since = None;
             if state.set_bucket(None, now) || !self.has_said {
                 info!("leases of the fleet are in force");
+                // Others count this weir once they see its membership, and its next beat.
+                state.beats().wake();
             }
             self.has_said = true;
             return;

@@ -71,8 +71,7 @@ impl FleetLink {
     pub fn adopt(&self, shared: &Shared, state: FleetState, then: Instant) {
         let FleetState { ledger, beat, peers } = state;
         for peer in peers {
-            // It can only be refused where peers are too many.
-            let _ = hearing::take_in_of(self, shared, peer.beat, peer.heard.before(then));
+            hearing::take_over(self, shared, peer.beat, peer.heard.before(then));
         }
         self.fleet.ledger().adopt(&ledger, then, timer::now());
         let now = beats::next_in_full(self, shared);

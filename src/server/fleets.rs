@@ -7,7 +7,7 @@ use tracing::info;
 use crate::{
     cluster::ClusterAccess,
     config::{Config, FleetConfig, SharedBy},
-    fleet::{Fleet, member::MemberId},
+    fleet::{Fleet, Process, member::MemberId},
     fleet_link::{FleetLink, Wishes},
     net::timer,
     server::{ServerError, members, supervisor::Supervisor},
@@ -15,11 +15,11 @@ use crate::{
     worker,
 };
 
-/// The fleet that a configuration names, before anything is connected; as the member that another process is.
-pub(super) fn fleet(config: &FleetConfig, goes_on_as: Option<(MemberId, u64)>) -> Fleet {
+/// The fleet that a configuration names, before anything is connected; as the process of it that another one is.
+pub(super) fn fleet(config: &FleetConfig, goes_on_as: Option<Process>) -> Fleet {
     worker::with_rng(|rng| {
-        if let Some(member) = goes_on_as {
-            let fleet = Fleet::of_run(&config.name, member, timer::now(), rng);
+        if let Some(process) = goes_on_as {
+            let fleet = Fleet::goes_on(&config.name, process, timer::now(), rng);
             fleet.link().want_leases(config.quota == SharedBy::Lease);
             return fleet;
         }

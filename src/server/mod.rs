@@ -51,7 +51,7 @@ use crate::{
     advertised_info::AdvertisedInfo,
     cluster::account_lookup::{AccountLookup, MAX_QUEUED},
     config::{AdminConfig, Config, NewClients, Origin},
-    fleet::member::MemberId,
+    fleet::Process,
     identity::{Directory, Keys},
     net::{socket, timer},
     notify::Notifier,
@@ -370,7 +370,7 @@ fn shared(
     config: &Config,
     budget: &ClientBudget,
     (account_lookups, heartbeats, keys): (mpsc::Sender<AccountLookup>, Heartbeats, Keys),
-    member: Option<(MemberId, u64)>,
+    goes_on_as: Option<Process>,
 ) -> Result<Shared, ServerError> {
     let servers = Arc::new(Servers::new(&config.upstream));
     let connector = |tls: &ServersTls| Connector::load(tls.clone()).map(Arc::new);
@@ -387,7 +387,7 @@ fn shared(
         account_lookups,
         admission: Arc::new(Admission::new(&config.admission, Arc::clone(&servers))),
         arrived: Arc::new(Notify::new()),
-        fleet: config.fleet.as_ref().map(|fleet| Arc::new(fleets::fleet(fleet, member))),
+        fleet: config.fleet.as_ref().map(|fleet| Arc::new(fleets::fleet(fleet, goes_on_as))),
         directory: Arc::new(Directory::new(&config.admission.rules)?),
         keys: Arc::new(keys),
         notifier: Arc::new(Notifier::new(advertised_info.own_server_id())),

@@ -7,11 +7,11 @@ use weir_testkit::*;
 use crate::fleet_quota::{QUOTA, attempts, come, never_over, with_quota};
 use crate::fleet_servers::orders;
 
-const SYSTEM: &str = "[cluster.system]\nuser = \"admin\"\npassword = \"s3cr3t-adm1n\"";
+pub(crate) const SYSTEM: &str = "[cluster.system]\nuser = \"admin\"\npassword = \"s3cr3t-adm1n\"";
 const PAST: usize = 20;
 
 /// Waits until every weir shows that so many connections came past all weirs.
-async fn are_past(fleet: &Fleet, n: usize) {
+pub(crate) async fn are_past(fleet: &Fleet, n: usize) {
     for weir in &fleet.weirs {
         eventually(PATIENCE, &format!("{n} connections came past weir"), async || {
             let quotas = fleet::fleetz(weir).await["quotas"].clone();
@@ -22,7 +22,7 @@ async fn are_past(fleet: &Fleet, n: usize) {
 }
 
 /// Accounts of the weirs, of the clients and of the system.
-fn accounts() -> String {
+pub(crate) fn accounts() -> String {
     let system = "SYS { users: [{user: admin, password: s3cr3t-adm1n}] }";
     let all = fleet::accounts(&format!("{system}, ORDERS {{ users: [{{user: o, password: p}}] }}"));
     format!("system_account: SYS\n{all}")

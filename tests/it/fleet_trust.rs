@@ -17,6 +17,11 @@ use tokio_util::sync::CancellationToken;
 use weir_testkit::history::History;
 use weir_testkit::*;
 
+use crate::{
+    fleet_past,
+    fleet_quota::{self, attempts, with_quota},
+};
+
 const QUOTA: usize = 20;
 /// Of each server.
 const LIMIT: u64 = 60;
@@ -190,6 +195,76 @@ async fn who_forges_what_weirs_say_exceeds_no_quota_and_no_limit() {
         assert!((1..=3).contains(&told.len()), "{told:#?}");
         assert!(!log.contains("panic") && !log.contains("ghost-"), "{log}");
     }
+}
+
+/// Says for the second weir, as if that had said it, that it holds this much of the account. Nothing else is made up.
+async fn hides(client: Client, held: u32, said: Arc<AtomicU64>, stop: CancellationToken) {
+    let mut beats = client.subscribe("weir.fleet.edge.beat").await.expect("subscribed");
+    let (mut real, mut n) = (Value::Null, 1_u64 << 60);
+    let mut every = tokio::time::interval(Duration::from_millis(20));
+    while !stop.is_cancelled() {
+        tokio::select! {
+            Some(message) = beats.next() => {
+                let heard: Value = serde_json::from_slice(&message.payload).expect("a beat");
+                // Its own ones come back to it. The beat of a weir that has clients names the account.
+                let is_real = heard["id"] == "weir-2" && heard["n"].as_u64() < Some(1 << 60);
+                if is_real && heard["accounts"].as_object().is_some_and(|accounts| !accounts.is_empty()) {
+                    real = heard;
+                }
+            }
+            _ = every.tick(), if !real.is_null() => {
+                n += 1;
+                let mut beat = real.clone();
+                beat["n"] = json!(n);
+                for (_, one) in beat["accounts"].as_object_mut().expect("accounts") {
+                    let mut says = |what: &str, number: u64| one[what] = json!(number);
+                    says("held", held.into());
+                    says("open", held.into());
+                    says("taken", u64::from(held) + 1000);
+                    says("released", 1000);
+                }
+                client.publish("weir.fleet.edge.beat", beat.to_string().into()).await.expect("published");
+                said.fetch_add(1, Relaxed);
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_speaks_for_a_weir_hides_nobody_who_came_past_all_weirs() {
+    let cluster = Cluster::start(3, |server| server.jetstream().with(&fleet_past::accounts())).await;
+    cluster.has_jetstream().await;
+    let fleet = Fleet::start(2, &with_quota(WeirConfig::of(&cluster).cluster(fleet_past::SYSTEM))).await;
+    fleet.has_leases().await;
+    let (past, login) = (40, Login::user("o", "p").lang("test"));
+    let [first, second] = [0, 1].map(|n| fleet.weirs[n].address.clone());
+    // The second weir has a lease of half the quota, and hardly uses it.
+    let half = attempts(std::slice::from_ref(&second), fleet_quota::QUOTA / 2).await;
+    let mut clients = vec![RawClient::connect(&first, &login).await, RawClient::connect(&second, &login).await];
+    drop(half);
+    let (said, stop) = (Arc::<AtomicU64>::default(), CancellationToken::new());
+    let options = ConnectOptions::with_user_and_password("weir-10".into(), "fl33t-10-s3cret".into());
+    let stranger = options.connect(&cluster.servers[0].address).await.expect("a stranger who is let in");
+    let hiding = tokio::spawn(hides(stranger, past + 1, Arc::clone(&said), stop.clone()));
+    let mut direct = Vec::new();
+    for n in 0..past as usize {
+        direct.push(RawClient::connect(&cluster.servers[n % 3].address, &login).await);
+    }
+    let has_said = async || if said.load(Relaxed) > 100 { Ok(()) } else { Err(said.load(Relaxed)) };
+    eventually(PATIENCE, "the stranger speaks for the second weir", has_said).await;
+    fleet_past::are_past(&fleet, past as usize).await;
+    for address in [&first, &second] {
+        clients.extend(attempts(std::slice::from_ref(address), fleet_quota::QUOTA).await);
+    }
+    fleet_quota::never_over(&cluster).await;
+    assert_eq!(clients.len() + direct.len(), fleet_quota::QUOTA, "all of the quota is in use");
+    stop.cancel();
+    hiding.await.expect("the stranger ends");
+    for weir in &fleet.weirs {
+        assert!(weir.log().contains("it is not signed by the weir that it names"), "{}", weir.log());
+    }
+    drop((direct, clients));
+    fleet.assert_idle().await;
 }
 
 /// Answers at one server in the place of the bucket, whose server is gone, and of weirs that are asked whether they are

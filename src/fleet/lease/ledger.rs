@@ -32,6 +32,7 @@ use std::{
 
 use crate::fleet::{
     addresses::Addresses,
+    beat_key::BeatKey,
     key as of,
     lease::{
         Answer, Holder, LeaseKey, Operation, Place, What,
@@ -42,10 +43,11 @@ use crate::fleet::{
             recovery::Recovery,
             split::{AfterSplit, Split},
         },
-        membership::{Change, OwnMembership, Sights, Status},
+        membership::{Change, OwnMembership},
         quota::{Moment, SharedQuota},
         reclaim::{Connections, Reading, SETTLE_OF_SERVERS},
         record::{Entry, InvalidValue, MOST_TOLD, Membership, Record},
+        sights::{Sights, Status},
         surroundings::{Settings, Surroundings},
     },
 };
@@ -143,6 +145,8 @@ pub struct Ledger {
     is_recovering: bool,
     /// Those at which clients reach this weir, for the other weirs.
     addresses: Arc<Addresses>,
+    /// What the beats of this process are signed with.
+    key: Option<BeatKey>,
 }
 
 impl Ledger {
@@ -185,6 +189,7 @@ impl Ledger {
             recovery: None,
             is_recovering: false,
             addresses: Arc::default(),
+            key: None,
         }
     }
 
@@ -202,6 +207,11 @@ impl Ledger {
     /// on.
     pub fn advertise(&mut self, addresses: Arc<Addresses>) {
         self.addresses = addresses;
+    }
+
+    /// The beats of this process are signed with this key, as its membership shows from its next write on.
+    pub fn shows_key(&mut self, key: BeatKey) {
+        self.key = Some(key);
     }
 
     /// To be called when any of it has changed.
@@ -339,9 +349,9 @@ impl Ledger {
         if !self.own_under_way {
             let bye = self.leaves == Leaves::SaysBye;
             let sampled = self.sampled.iter().filter_map(|key| Some((*key, self.quotas.get(key)?.samples.as_ref()?)));
-            let addresses = &self.addresses;
+            let (addresses, key) = (&self.addresses, self.key);
             let tell = |membership: &mut Membership| {
-                membership.a = Addresses::clone(addresses);
+                (membership.a, membership.k) = (Addresses::clone(addresses), key);
                 membership.bye = bye;
                 sampled.take(MOST_TOLD).for_each(|(key, samples)| membership.tell(key, samples.least()));
             };

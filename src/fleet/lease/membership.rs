@@ -1,7 +1,6 @@
-//! Who lives, by the keys that processes write in the bucket: this one's own membership, and what is seen of others'.
+//! This process's own membership: the key in the bucket by which the others see that it lives.
 
 use std::{
-    collections::BTreeMap,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -9,11 +8,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    fleet::lease::{
-        Answer, Holder, LeaseKey, What,
-        allowance::Standing,
-        record::{Entry, Membership},
-    },
+    fleet::lease::{Answer, What, allowance::Standing, record::Membership},
     lapse::Lapse,
 };
 
@@ -35,12 +30,6 @@ const IN_VAIN: Duration = Duration::from_millis(1000);
 
 /// A process that had this membership for a few seconds has had fewer terms.
 const TERMS_OF_OTHER: u32 = 1000;
-
-/// The most memberships of other processes that are looked at.
-const MOST: usize = 1024;
-
-/// Of one process, those that have ended are forgotten after this.
-const FORGET: Duration = Duration::from_secs(600);
 
 /// This process's own membership.
 #[derive(Debug)]
@@ -254,239 +243,10 @@ impl OwnMembership {
     }
 }
 
-/// What is known of another process's membership. All of it are facts of the bucket; what was missed does no harm.
-#[derive(Debug)]
-pub(super) struct Sight {
-    /// The last revision that was seen, and the one before.
-    revisions: [u64; 2],
-    seen_at: Instant,
-    /// Of the last value; `None`: it is deleted.
-    term: Option<u32>,
-    bye: bool,
-    told: BTreeMap<String, Vec<(u32, u32)>>,
-    /// All terms up to this have ended; known since.
-    ended: (u32, Instant),
-    /// What a deletion expects as the last revision.
-    expected: u64,
-    /// A deletion is under way: when it is done, all terms up to this have ended.
-    ends: Option<u32>,
-    /// A record had a lease of it.
-    had_lease: bool,
-}
-
-/// What is known of the term of a lease.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Status {
-    Lives,
-    /// It has ended; known since.
-    Ended(Instant),
-    /// It has ended, and its process has said that it left no connection.
-    Left,
-}
-
-/// What is known of the memberships of all other processes.
-#[derive(Debug, Default)]
-pub(super) struct Sights {
-    all: BTreeMap<Holder, Sight>,
-    /// Other terms have ended than when this was taken last.
-    has_changed: bool,
-}
-
-impl Sights {
-    /// Up to which terms memberships have ended, and for how long that has been known.
-    pub fn ended(&self, now: Instant) -> Vec<(Holder, u32, Lapse)> {
-        let ended = self.all.iter().filter(|(_, sight)| sight.ended.0 > 0);
-        ended.map(|(holder, sight)| (holder.clone(), sight.ended.0, Lapse::since(sight.ended.1, now))).collect()
-    }
-
-    /// Another process has known that these terms have ended: that is a fact.
-    pub fn have_ended(&mut self, ended: &[(Holder, u32, Lapse)], then: Instant, now: Instant) {
-        for (holder, term, known_for) in ended {
-            if let Some(sight) = self.of(holder, now) {
-                sight.end(*term, known_for.before(then));
-            }
-        }
-        self.has_changed = true;
-    }
-
-    /// Whether other terms have ended since [`Self::take_changed`] was called last.
-    pub fn have_changed(&self) -> bool {
-        self.has_changed
-    }
-
-    /// Whether other terms have ended since the last call.
-    pub fn take_changed(&mut self) -> bool {
-        std::mem::take(&mut self.has_changed)
-    }
-
-    /// Looks at a holder from now on, if there is room: processes that have ended, and had no lease, make room.
-    fn of(&mut self, holder: &Holder, now: Instant) -> Option<&mut Sight> {
-        if !self.all.contains_key(holder) && self.all.len() >= MOST {
-            let has_ended =
-                self.all.iter().filter(|(_, sight)| sight.term.is_none() && sight.ends.is_none() && !sight.had_lease);
-            let oldest = has_ended.min_by_key(|(_, sight)| sight.seen_at)?.0.clone();
-            self.all.remove(&oldest);
-        }
-        Some(self.all.entry(holder.clone()).or_insert_with(|| Sight {
-            revisions: [0; 2],
-            seen_at: now,
-            term: Some(0),
-            bye: false,
-            told: BTreeMap::new(),
-            ended: (0, now),
-            expected: 0,
-            ends: None,
-            had_lease: false,
-        }))
-    }
-
-    /// The bucket has, or had, this value; `None`: a marker of deletion.
-    pub fn seen(&mut self, now: Instant, holder: &Holder, revision: u64, value: Option<&[u8]>) {
-        // Servers before 2.11 keep the marks of all processes that ever were: those take no room from any that lives.
-        if value.is_none() && self.all.len() >= MOST && !self.all.contains_key(holder) {
-            return;
-        }
-        let Some(sight) = self.of(holder, now) else { return };
-        let ended = sight.ended.0;
-        sight.is_seen(now, revision, value);
-        self.has_changed |= ended != sight.ended.0;
-    }
-
-    /// A lease of this holder stands in a record.
-    pub fn has_lease(&mut self, now: Instant, holder: &Holder) {
-        if let Some(sight) = self.of(holder, now) {
-            sight.had_lease = true;
-        }
-    }
-
-    /// Whether the bucket has shown that this process is or was a weir of the fleet.
-    pub fn knows(&self, holder: &Holder) -> bool {
-        self.all.contains_key(holder)
-    }
-
-    /// Those that live, as far as anybody can tell.
-    pub fn live(&self) -> impl Iterator<Item = &Holder> {
-        self.all.iter().filter(|(_, sight)| sight.revisions[0] > 0 && sight.term.is_some()).map(|(holder, _)| holder)
-    }
-
-    pub fn status(&self, holder: &Holder, entry: &Entry) -> Status {
-        match self.all.get(holder) {
-            Some(sight) if entry.t <= sight.ended.0 && sight.bye => Status::Left,
-            Some(sight) if entry.t <= sight.ended.0 => Status::Ended(sight.ended.1),
-            _ => Status::Lives,
-        }
-    }
-
-    /// The next membership that is to be ended, with the revision that its deletion expects. `term_of` says up to which
-    /// term a holder has leases; it is asked for those whose key is deleted.
-    pub fn next_to_end(&mut self, now: Instant, term_of: impl Fn(&Holder) -> u32) -> Option<(Holder, What)> {
-        let many = self.all.len();
-        self.all.retain(|holder, sight| {
-            let is_old = now.saturating_duration_since(sight.seen_at) > FORGET;
-            sight.ends.is_some() || sight.term.is_some() || !is_old || term_of(holder) > 0
-        });
-        self.has_changed |= many != self.all.len();
-        let is_due = |holder: &Holder, sight: &Sight| {
-            let is_silent = now.saturating_duration_since(sight.seen_at) >= EXPIRE;
-            // A deletion of a key that is deleted already ends, for certain, what was seen before.
-            let is_known = sight.term.is_none() && term_of(holder) <= sight.ended.0;
-            sight.ends.is_none() && !is_known && (is_silent || sight.bye && sight.term.is_some())
-        };
-        let (holder, sight) = self.all.iter_mut().find(|(holder, sight)| is_due(holder, sight))?;
-        sight.ends = Some(term_of(holder).max(sight.term.unwrap_or_default()));
-        Some((holder.clone(), What::Delete { expected: sight.expected }))
-    }
-
-    /// A deletion, or the reading after it, has had this answer. Returns whether the key is to be read.
-    pub fn answered(&mut self, now: Instant, holder: &Holder, answer: &Answer) -> bool {
-        let Some(ends) = self.all.get_mut(holder).and_then(|sight| sight.ends.take()) else { return false };
-        match answer {
-            Answer::Found { revision, value } => self.seen(now, holder, *revision, Some(value)),
-            Answer::Stored { revision } => self.seen(now, holder, *revision, None),
-            _ => {}
-        }
-        let Some(sight) = self.all.get_mut(holder) else { return false };
-        match answer {
-            // Whatever has been seen since, these terms were there before.
-            Answer::Stored { .. } => {
-                let ended = sight.ended.0;
-                sight.end(ends, now);
-                self.has_changed |= ended != sight.ended.0;
-            }
-            // No fact, since whoever answers may lag behind: a deletion that expects this makes it one.
-            Answer::Absent { revision } | Answer::Found { revision, .. } => sight.expected = *revision,
-            Answer::Refused | Answer::Unknown => {
-                sight.ends = Some(ends);
-                return true;
-            }
-            Answer::Responds | Answer::NoResponders => {}
-        }
-        false
-    }
-
-    /// The reading could not be done.
-    pub fn not_read(&mut self, holder: &Holder) {
-        if let Some(sight) = self.all.get_mut(holder) {
-            sight.ends = None;
-        }
-    }
-
-    /// The fewest connections that a holder had open at any time since `since`, by what it wrote after our own revision
-    /// `after`; `None`: it has written nothing like that.
-    pub fn told(&self, now: Instant, holder: &Holder, key: LeaseKey, since: Instant, after: u64) -> Option<u32> {
-        let sight = self.all.get(holder)?;
-        let told = sight.told.get(&key.to_string())?;
-        // A value is made before it is stored: the second one after ours was made after ours.
-        let is_later = sight.revisions[1] > after;
-        // Its clock may run slower, and ours faster.
-        let needed = now.saturating_duration_since(since).mul_f64(1.5).as_millis();
-        let far_enough = told.iter().filter(|(_, milliseconds)| u128::from(*milliseconds) >= needed);
-        far_enough.map(|(least, _)| *least).max().filter(|_| is_later)
-    }
-
-    /// The bucket is another one.
-    pub fn forget_bucket(&mut self) {
-        self.all.clear();
-        self.has_changed = true;
-    }
-}
-
-impl Sight {
-    /// A value was seen, or a marker of deletion.
-    fn is_seen(&mut self, now: Instant, revision: u64, value: Option<&[u8]>) {
-        if revision <= self.revisions[0] {
-            return;
-        }
-        self.revisions = [revision, self.revisions[0]];
-        (self.seen_at, self.expected) = (now, revision);
-        let Some(value) = value else { return self.end_known(now) };
-        // One of a later version lives all the same.
-        let Ok(Membership { t, bye, o, .. }) = Membership::decode(value) else { return };
-        let before = t.saturating_sub(1);
-        if before > self.ended.0 {
-            self.ended = (before, now);
-        }
-        (self.term, self.bye, self.told) = (Some(t), bye, o);
-    }
-
-    /// The key was deleted: the last term that was seen there has ended.
-    fn end_known(&mut self, now: Instant) {
-        if let Some(term) = self.term.take() {
-            self.end(term, now);
-        }
-    }
-
-    fn end(&mut self, term: u32, now: Instant) {
-        if term > self.ended.0 {
-            self.ended = (term, now);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fleet::lease::{Place, book::LeaseBook, ledger::Ledger, surroundings::Settings};
+    use crate::fleet::lease::{Holder, Place, book::LeaseBook, ledger::Ledger, surroundings::Settings};
 
     #[test]
     fn leases_are_in_force_from_the_sending_of_a_write_on_and_expire_later_on_any_clock() {
@@ -510,35 +270,6 @@ mod tests {
         };
         assert_eq!([0, 500, 999, 1000].map(&mut look), [false, false, false, true]);
         assert_eq!([3000, 3900, 4900, 5000].map(&mut look), [false, false, false, true], "others may have its floors");
-    }
-
-    #[test]
-    fn a_membership_is_ended_when_nothing_of_it_was_seen_for_long_enough_and_not_before() {
-        let began = Instant::now();
-        let holder = Holder::parse("w.0000000000000002").unwrap();
-        let mut sights = Sights::default();
-        sights.seen(began, &holder, 7, Some(&Membership::new(1).encode()));
-        let mut to_end = |milliseconds: u64| sights.next_to_end(began + Duration::from_millis(milliseconds), |_| 1);
-        assert_eq!(to_end(3999), None);
-        assert_eq!(to_end(4000), Some((holder, What::Delete { expected: 7 })));
-        assert_eq!(to_end(9000), None, "it is under way");
-    }
-
-    #[test]
-    fn processes_that_have_ended_take_no_room_from_those_that_live() {
-        let (now, mut sights) = (Instant::now(), Sights::default());
-        let holder = |run: u32| Holder::parse(&format!("w.{run:016x}")).unwrap();
-        for run in 0..2 * MOST as u32 {
-            sights.seen(now, &holder(run), u64::from(run) + 1, None);
-        }
-        let living = holder(1_000_000);
-        sights.seen(now, &living, 10_000, Some(&Membership::new(1).encode()));
-        assert!(sights.knows(&living) && sights.live().eq([&living]) && sights.all.len() == MOST);
-        // Those that live make room for nobody.
-        for run in 0..2 * MOST as u32 {
-            sights.seen(now, &holder(2_000_000 + run), 20_000, Some(&Membership::new(1).encode()));
-        }
-        assert!(sights.knows(&living) && sights.all.len() == MOST && sights.live().count() == MOST);
     }
 
     #[test]

@@ -8,12 +8,14 @@
 //! That a weir lives is shown by its [`membership`]: a key of its own in the bucket, which it writes every
 //! [`membership::EVERY`]. Its leases are in force for [`membership::VALID`] after the *sending* of the last write that
 //! was acknowledged. Another weir that has seen no new revision of it for [`membership::EXPIRE`] on its own clock ends
-//! the membership: it deletes the key by compare-and-set. No clocks are compared, and they may run 20 % apart.
-//! Memberships of one process have numbers, *terms*; a lease belongs to the term in which it was written, so that who
-//! comes back confirms each lease anew before it uses it. What ended terms leave behind is taken back by [`reclaim`].
+//! the membership: it deletes the key by compare-and-set ([`sights`]). No clocks are compared, and they may run 20 %
+//! apart. Memberships of one process have numbers, *terms*; a lease belongs to the term in which it was written, so
+//! that who comes back confirms each lease anew before it uses it. What ended terms leave behind is taken back by
+//! [`reclaim`].
 //!
 //! Nothing here trusts what a stranger in the account can forge: leases, memberships and the counts by which leases are
-//! reclaimed come from the bucket and from the servers. Beats only say whether it is worth to wait.
+//! reclaimed come from the bucket and from the servers. Beats say whether it is worth to wait, and what did not come
+//! past weir: they are signed ([`crate::fleet::beat_key`]).
 //!
 //! What calls this does the [`Operation`]s of [`ledger::Ledger::next`] and tells their [`Answer`]s.
 
@@ -28,6 +30,7 @@ mod quota;
 pub mod reclaim;
 pub mod record;
 mod samples;
+mod sights;
 pub mod surroundings;
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 
 use crate::fleet::{
     addresses::Addresses,
+    beat_key::BeatKey,
     lease::{Holder, LeaseKey},
 };
 
@@ -92,6 +93,9 @@ pub struct Membership {
     /// The addresses at which clients reach it, for those of the other weirs. A weir that drains tells none.
     #[serde(default, skip_serializing_if = "Addresses::is_empty")]
     pub a: Addresses,
+    /// What its beats are signed with; `None` from a version that signs none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub k: Option<BeatKey>,
     #[serde(flatten)]
     unknown: Map<String, Value>,
 }
@@ -154,7 +158,7 @@ impl Record {
 impl Membership {
     /// A membership in this term, which has told nothing yet.
     pub fn new(t: u32) -> Self {
-        Self { v: VERSION, t, bye: false, o: BTreeMap::new(), a: Addresses::default(), unknown: Map::new() }
+        Self { v: VERSION, t, bye: false, o: BTreeMap::new(), a: Addresses::default(), k: None, unknown: Map::new() }
     }
 
     /// Tells the fewest connections of a quota that were open, each over the last so many milliseconds.

@@ -106,6 +106,39 @@ fn a_stranger_counts_for_nothing_and_takes_nobodys_place() {
 }
 
 #[test]
+fn what_a_weir_has_signed_takes_the_place_of_what_others_have_said_for_it() {
+    let (mut peers, now) = (Peers::new(id("m")), Instant::now());
+    // Before its key is known nobody can tell.
+    peers.heard(now, beat("w", 7, 1 << 40, 99), Vouch::Unknown).unwrap();
+    let heard = peers.heard(now, beat("w", 7, 2, 1), Vouch::Signed).unwrap();
+    assert!(heard.counts && !heard.is_new && heard.ends.is_none());
+    assert_eq!(peers.of_server(server()).held, 1);
+    assert_eq!(peers.heard(now, beat("w", 7, 1 << 40, 99), Vouch::Forged).unwrap_err(), Ignored::Forged);
+    assert_eq!(peers.heard(now, beat("w", 7, 2, 5), Vouch::Signed).unwrap_err(), Ignored::Old, "said once more");
+    assert_eq!((peers.of_server(server()).held, peers.lost_beats()), (1, 0));
+    // A stranger's number does not keep it out either.
+    peers.heard(now, beat("v", 7, 1 << 40, 99), Vouch::Stranger).unwrap();
+    assert!(peers.heard(now, beat("v", 7, 1, 2), Vouch::Signed).unwrap().is_new);
+    assert_eq!(peers.of_server(server()).held, 3);
+}
+
+#[test]
+fn what_a_weir_has_signed_that_is_gone_is_not_said_once_more() {
+    let (mut peers, now) = (Peers::new(id("m")), Instant::now());
+    let said: Vec<_> = (1..=5).map(|n| beat("w", 7, n, 10)).collect();
+    said.iter().for_each(|beat| drop(peers.heard(now, beat.clone(), Vouch::Signed).unwrap()));
+    assert_eq!(peers.lost(now, &id("w"), 7), Some(gone("w", 7)));
+    for beat in said {
+        assert_eq!(peers.heard(now, beat, Vouch::Signed).unwrap_err(), Ignored::Old);
+    }
+    // It was cut off from this weir only, and is heard again; a number that nobody has signed is not remembered.
+    assert!(peers.heard(now, beat("w", 7, 6, 10), Vouch::Signed).unwrap().is_new);
+    peers.heard(now, beat("v", 8, 1 << 40, 1), Vouch::Unknown).unwrap();
+    peers.lost(now, &id("v"), 8);
+    assert!(peers.heard(now, beat("v", 8, 2, 1), Vouch::Signed).unwrap().is_new);
+}
+
+#[test]
 fn strangers_leave_room_for_members() {
     let (mut peers, now) = (Peers::new(id("m")), Instant::now());
     for n in 0..1000 {

@@ -240,6 +240,7 @@ impl Giving {
             sessions: self.shared.sessions.len(),
             discovered,
             fleet: self.member().zip(self.shared.fleet.as_ref().map(|fleet| fleet.run())),
+            fleet_seed: self.shared.fleet.as_ref().map(|fleet| fleet.signer().seed()),
             fleet_mark: self.fleet.as_ref().map(FleetLink::mark).unwrap_or_default(),
         };
         info!(sessions = offer.sessions, "another process is about to take over");

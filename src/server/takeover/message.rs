@@ -17,7 +17,7 @@ use tokio::time::timeout;
 
 use crate::{
     admin::socket::PauseState,
-    fleet::takeover::FleetMark,
+    fleet::{beat_key::Seed, takeover::FleetMark},
     net::passing::{Receiver, Sender},
     server::discovery::DiscoveredServers,
     session::takeover::{ClientState, SessionState},
@@ -104,6 +104,8 @@ pub struct Offer {
     pub discovered: DiscoveredServers,
     /// The fleet that it is of, and which process of it.
     pub fleet: Option<(FleetName, u64)>,
+    /// What that process signs its beats with; absent from a version that signs none.
+    pub fleet_seed: Option<Seed>,
     /// How far it is there, for a new process that hears no more of it.
     pub fleet_mark: FleetMark,
 }

@@ -29,7 +29,7 @@ use tracing::{info, warn};
 
 use crate::{
     admin::socket::{OperatorPause, Why},
-    fleet::member::MemberId,
+    fleet::{Process, member::MemberId},
     fleet_link::FleetLink,
     identity::{Keys, Secret},
     net::{
@@ -155,11 +155,11 @@ impl Taking {
         Duration::from_nanos(self.offer.origin)
     }
 
-    /// The member of a fleet that the old process is, and the number of that process; see
-    /// [`Fleet::run`](crate::fleet::Fleet::run).
-    pub fn member(&self) -> Option<(MemberId, u64)> {
+    /// What the old process is in its fleet.
+    pub fn member(&self) -> Option<Process> {
         let (fleet, run) = self.offer.fleet.as_ref()?;
-        Some((MemberId::new(fleet.id.as_deref()?).ok()?, *run))
+        let id = MemberId::new(fleet.id.as_deref()?).ok()?;
+        Some(Process { id, run: *run, seed: self.offer.fleet_seed })
     }
 
     /// The servers that the old process has discovered.

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::Ledger;
 use crate::fleet::{
+    beat_key::BeatKey,
     key::Kind,
     lease::{Holder, LeaseKey, quota::Report, record::MOST_ENTRIES},
     peers::Vouch,
@@ -20,6 +21,11 @@ impl Ledger {
             (true, true) => Vouch::Member,
             (true, false) => Vouch::Stranger,
         }
+    }
+
+    /// What the beats of a process are signed with, by the bucket; `None`: it signs none, or nobody knows.
+    pub fn beat_key(&self, holder: &Holder) -> Option<BeatKey> {
+        self.sights.key(holder)
     }
 
     /// A beat of another weir has come: what it does not tell anew is as it was.

@@ -7,10 +7,10 @@ use crate::fleet::{
     key as of,
     lease::{
         LeaseKey,
-        membership::Status,
         quota::SharedQuota,
         reclaim::{Whereabouts, left},
         record::Record,
+        sights::Status,
     },
 };
 

@@ -11,11 +11,14 @@ use serde::{Deserialize, Serialize};
 
 use super::{Kind, Ledger};
 use crate::{
-    fleet::lease::{
-        Answer, Holder, LeaseKey,
-        membership::OwnState,
-        quota::{QuotaState, SharedQuota},
-        record::MOST_ENTRIES,
+    fleet::{
+        beat_key::BeatKey,
+        lease::{
+            Answer, Holder, LeaseKey,
+            membership::OwnState,
+            quota::{QuotaState, SharedQuota},
+            record::MOST_ENTRIES,
+        },
     },
     lapse::Lapse,
 };
@@ -32,6 +35,9 @@ pub struct LedgerState {
     /// When each other weir has told last what it holds.
     #[serde(default)]
     heard: Vec<(Holder, Lapse)>,
+    /// What others sign their beats with: they are heard before their memberships are seen here.
+    #[serde(default)]
+    keys: Vec<(Holder, BeatKey)>,
 }
 
 impl Ledger {
@@ -61,7 +67,7 @@ impl Ledger {
         let quotas = self.quotas.iter().filter_map(|(key, quota)| quota.state(*key, now)).collect();
         let heard = self.heard.iter().map(|(holder, at)| (holder.clone(), Lapse::since(*at, now))).collect();
         let (own, ended) = (self.own.state(now), self.sights.ended(now));
-        LedgerState { me: self.me.clone(), own, quotas, ended, heard }
+        LedgerState { me: self.me.clone(), own, quotas, ended, heard, keys: self.sights.keys() }
     }
 
     /// The other process is gone after it had everything: this one goes on. What that one has written is not known, so
@@ -97,6 +103,7 @@ impl Ledger {
             self.due.mark(key, quota);
         }
         self.sights.have_ended(&state.ended, then, now);
+        self.sights.have_keys(&state.keys, now);
         let heard = state.heard.iter().take(MOST_ENTRIES);
         self.heard.extend(heard.map(|(holder, lapse)| (holder.clone(), lapse.before(then))));
         let change = self.own.adopt(&state.own, then, now);

@@ -10,6 +10,7 @@ use std::{
 };
 
 use crate::fleet::{
+    beat_key::BeatSigner,
     key::{Keys, Kind},
     lease::{
         Holder,
@@ -162,7 +163,13 @@ impl Weir {
         // From all quotas at each look to hardly ever one to which nothing has happened.
         let round = [Duration::ZERO, Duration::from_millis(300), Duration::from_secs(2), Duration::from_secs(20)];
         let settings = Settings { round: round[rng.usize(..4)], ..Settings::default() };
-        let ledger = Ledger::new(holder.clone(), book, settings, now, rng.fork());
+        let mut ledger = Ledger::new(holder.clone(), book, settings, now, rng.fork());
+        // Some are of a version that signs nothing.
+        let mut seed = [0; 32];
+        seed.iter_mut().zip(holder.to_string().bytes().rev()).for_each(|(of_seed, of_holder)| *of_seed = of_holder);
+        if !seed[0].is_multiple_of(3) {
+            ledger.shows_key(BeatSigner::of(seed).key());
+        }
         Self {
             ledger,
             holder,
