@@ -27,7 +27,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// A connection that has died without a word is found after two of these. Leases are in force for 2.5 s after a write.
 const PING_INTERVAL: Duration = Duration::from_secs(2);
 /// The longest pause between two tries to connect, while servers do not answer.
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// The same while they refuse the login.
 const LONGEST_PAUSE_OF_WRONG_LOGIN: Duration = Duration::from_secs(30);
 /// Messages that wait for the connection. Those of a fleet are worth nothing when they come late.
@@ -82,6 +82,11 @@ impl Connection {
     /// Whether a server has let weir in, and is not known to have gone.
     pub fn is_up(&self) -> bool {
         *self.health.up.borrow()
+    }
+
+    /// Whether it is down and every server has refused the login.
+    pub fn is_refused(&self) -> bool {
+        self.health.is_refused(&self.health.inner())
     }
 
     /// Whether it is up; changes are seen.
@@ -202,7 +207,7 @@ impl Health {
         if is_refusal(error) {
             inner.refusals = inner.refusals.saturating_add(1);
             // Another server may let it in.
-            if inner.refusals >= self.servers.load(Relaxed) {
+            if self.is_refused(&inner) {
                 self.tell(&mut inner, Fault::Refused);
             }
         } else if !*self.up.borrow() {
@@ -210,6 +215,10 @@ impl Health {
             let why = error.strip_prefix("nats: ").unwrap_or(&error).to_owned();
             self.tell(&mut inner, Fault::Unreachable(why));
         }
+    }
+
+    fn is_refused(&self, inner: &Inner) -> bool {
+        inner.refusals >= self.servers.load(Relaxed).max(1)
     }
 
     fn tell(&self, inner: &mut Inner, fault: Fault) {

@@ -22,7 +22,7 @@ use crate::{
             allowance::Allowance,
             ledger::{LOOK_EVERY, Ledger},
             record::Membership,
-            surroundings::{Settings, Surroundings},
+            surroundings::{Beginning, Reached, Settings, Surroundings},
         },
         link::Counted,
         member::MemberId,
@@ -264,17 +264,13 @@ fn quotas(link: &FleetLink) -> Vec<Quota> {
     all
 }
 
-/// Servers that are there for less than this may yet show who else is in the fleet. In it a weir that has no lease
-/// admits nobody under a shared quota: all that have been waiting for the servers would otherwise think to be alone.
-const EARLY: Duration = Duration::from_millis(1500);
-
 /// Who was there while the connection was is told for so long after it has gone: peers are forgotten before.
 const REMEMBER: Duration = Duration::from_secs(10);
 
 /// What of the fleet the ledger is told.
 #[derive(Default)]
 struct Around {
-    reachable_since: Option<Instant>,
+    beginning: Beginning,
     /// The most weirs of late, the place of this one among them, and when that was.
     most: Option<(u32, u32, Instant)>,
 }
@@ -282,8 +278,11 @@ struct Around {
 impl Around {
     fn look(&mut self, link: &FleetLink, shared: &Shared) -> Surroundings {
         let (now, peers, is_connected) = (timer::now(), link.fleet.peers(), link.connection.is_up());
-        let is_reachable = shared.servers.iter().any(|server| server.is_reachable(now));
-        self.reachable_since = is_reachable.then(|| self.reachable_since.unwrap_or(now));
+        let reached = Reached {
+            servers: shared.servers.iter().any(|server| server.is_reachable(now)),
+            fleet: is_connected,
+            is_refused: link.connection.is_refused(),
+        };
         let here = (peers.weirs(), peers.position());
         let is_old = |at: Instant| now.saturating_duration_since(at) >= REMEMBER;
         // Without a connection the last ones that were heard of are there still, for all that is known.
@@ -300,7 +299,7 @@ impl Around {
             position,
             others_have_leases: peers.iter().any(|peer| peer.last().leases_ok),
             is_connected,
-            is_early: self.reachable_since.is_none_or(|since| now.saturating_duration_since(since) < EARLY),
+            is_early: self.beginning.look(now, reached),
         }
     }
 }
