@@ -89,7 +89,8 @@ impl Drop for Process {
         if let Some(pid) = Pid::from_raw(self.child.id().cast_signed()) {
             let _ = kill_process(pid, Signal::TERM);
         }
-        for _ in 0..20 {
+        // One that records what it does (scripts/pgo) writes that at its end.
+        for _ in 0..500 {
             if self.child.try_wait().is_ok_and(|status| status.is_some()) {
                 return;
             }
