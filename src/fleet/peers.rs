@@ -344,7 +344,7 @@ impl Peers {
         };
         if let Some(peer) = known.filter(|peer| peer.last.run == beat.run) {
             // A number that was made up counts no more than a pause of some minutes.
-            self.lost = self.lost.saturating_add(beat.n.saturating_sub(peer.last.n + 1).min(MOST_LOST));
+            self.lost = self.lost.saturating_add(beat.n.saturating_sub(peer.last.n).saturating_sub(1).min(MOST_LOST));
         }
         let counts = vouch != Vouch::Stranger;
         let (mut beat, counted) = (beat, known.is_some_and(Peer::counts));

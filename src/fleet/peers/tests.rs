@@ -116,6 +116,8 @@ fn what_a_weir_has_signed_takes_the_place_of_what_others_have_said_for_it() {
     assert_eq!(peers.heard(now, beat("w", 7, 1 << 40, 99), Vouch::Forged).unwrap_err(), Ignored::Forged);
     assert_eq!(peers.heard(now, beat("w", 7, 2, 5), Vouch::Signed).unwrap_err(), Ignored::Old, "said once more");
     assert_eq!((peers.of_server(server()).held, peers.lost_beats()), (1, 0));
+    peers.heard(now, Beat { n: u64::MAX, ..beat("u", 7, 1, 99) }, Vouch::Unknown).unwrap();
+    assert!(peers.heard(now, beat("u", 7, 1, 0), Vouch::Signed).is_ok(), "no number is too high");
     // A stranger's number does not keep it out either.
     peers.heard(now, beat("v", 7, 1 << 40, 99), Vouch::Stranger).unwrap();
     assert!(peers.heard(now, beat("v", 7, 1, 2), Vouch::Signed).unwrap().is_new);
