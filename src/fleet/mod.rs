@@ -40,7 +40,6 @@ use crate::fleet::{
 };
 
 /// A process of a weir, for one that goes on as it. What it signs with is secret, so that this has no `Debug`.
-#[derive(Clone)]
 pub struct Process {
     pub id: MemberId,
     /// See [`Fleet::run`].
