@@ -109,7 +109,7 @@ impl Refusal {
     pub const fn advice(self) -> &'static str {
         match self {
             Self::ServerCapacity => "all servers are full: raise their max_connections, or add a server",
-            Self::NoServer => "no server can be used: start them, or look at the network and the lines of each server",
+            Self::NoServer => "no server can be used: `weir status` says why of each one",
             Self::NoLeafnodePort => {
                 "no server is known to take leafnodes: configure leafnodes { listen } there, or cluster.servers.leafnode"
             }

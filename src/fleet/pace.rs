@@ -8,7 +8,7 @@
 //! | what is known | how many logins this weir may have under way there |
 //! |---|---|
 //! | no other weir has a login there, or a client that waits | the limit |
-//! | shares by demand ([`level`]) | its share, rounded down, at any time |
+//! | shares by demand ([`top_share`]) | its share, rounded down, at any time |
 //! | a place is free beyond the shares, which are rounded down | one more, in its turn |
 //! | logins take less than [`QUICK_LOGIN`] | its share, rounded up: turns would take longer than logins |
 //!
@@ -248,7 +248,7 @@ impl Steps {
 
 /// The most that anybody gets of a `limit` by max-min fairness: who wants less has what it wants, the others have
 /// this.
-pub fn level(limit: f64, demands: &mut [u32]) -> f64 {
+pub fn top_share(limit: f64, demands: &mut [u32]) -> f64 {
     demands.sort_unstable();
     let (mut left, mut sharers) = (limit, demands.len());
     for demand in demands {
@@ -384,12 +384,12 @@ impl SharedPace {
         let mine = own.under_way.saturating_add(own.waiting.clients.max(1));
         let mut demands: Vec<u32> =
             self.peers.iter().map(Peer::demand).filter(|demand| *demand > 0).chain([mine]).collect();
-        let level = level(own.limit.into(), &mut demands);
-        self.share = level.min(own.limit.into());
+        let top = top_share(own.limit.into(), &mut demands);
+        self.share = top.min(own.limit.into());
         if own.login.is_some_and(|login| login < QUICK_LOGIN) {
-            return all_of((level.ceil() as u32).clamp(1, own.limit.max(1)));
+            return all_of((top.ceil() as u32).clamp(1, own.limit.max(1)));
         }
-        let share = |demand: u32| f64::from(demand).min(level) as u32;
+        let share = |demand: u32| f64::from(demand).min(top) as u32;
         // A place beyond the limit is not kept: it would stay beyond it for as long as logins follow each other.
         let all = own.under_way.saturating_add(self.others_under_way());
         if all < own.limit && self.keeps_until.is_some_and(|until| now < until) {

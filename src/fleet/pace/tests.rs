@@ -30,9 +30,9 @@ fn uses(places: u32, turn: u64) -> InUse {
 
 #[test]
 fn shares_are_by_demand() {
-    assert_eq!(level(10.0, &mut [1, 20, 20]), 4.5);
-    assert_eq!(level(2.0, &mut [9, 9, 9]), 2.0 / 3.0);
-    assert_eq!(level(10.0, &mut [3, 3]), f64::INFINITY);
+    assert_eq!(top_share(10.0, &mut [1, 20, 20]), 4.5);
+    assert_eq!(top_share(2.0, &mut [9, 9, 9]), 2.0 / 3.0);
+    assert_eq!(top_share(10.0, &mut [3, 3]), f64::INFINITY);
 }
 
 #[test]
