@@ -21,7 +21,7 @@ use crate::{
     outcome::{Cause, MoveCause, MoveResult, Party},
     protocol::{connect::Connect, info::Info},
     relay::{
-        Base64, Ended, Known, NewServer, TrackedClient, TrackedServer,
+        Base64, Ended, HomelessEnd, Known, NewServer, TrackedClient, TrackedServer,
         registry::{AtServer, SessionHandle},
     },
     session::{
@@ -270,8 +270,11 @@ impl Rehomable {
         let find = terms.find(shared, (from, is_silent), account, until);
         let found = tokio::select! {
             biased;
-            ended = relay.serve_homeless(registered.handle(), limits.memory.get() as usize) => {
-                return Err(NoHome::Over(ended));
+            end = relay.serve_homeless(registered.handle(), limits.memory.get() as usize) => {
+                return Err(match end {
+                    HomelessEnd::Ended(ended) => NoHome::Over(ended),
+                    HomelessEnd::Bound(bound) => NoHome::Not(bound.text()),
+                });
             }
             found = timeout_at(until, find) => found,
         };

@@ -159,6 +159,28 @@ async fn a_client_without_a_server_is_answered_and_what_it_publishes_is_kept() {
     weir.assert_nothing_leaked().await;
 }
 
+/// What its subscriptions are would be lost without a word.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_that_subscribes_to_too_much_without_a_server_ends() {
+    let mut server = NatsServer::start(ServerOptions::named("n1")).await;
+    let limits = "rehome = true\nrehome_within = \"60s\"\nrehome_memory = 1024";
+    let weir = WeirConfig::of_servers(&[&server]).account("default", limits).start().await;
+    let mut client = RawClient::connect(&weir.address, &Login::nobody()).await;
+    client.subscribe("here", 1).await.unwrap();
+    server.kill9();
+    weir.until("the session has no server", |metrics| metrics.get("weir_server_up{server=\"n1\"}") == Some(0.0)).await;
+    client.round_trip().await.expect("weir answers in its server's place");
+    let many: String = (2..42).map(|n| format!("SUB a.subject.of.some.length.{n} {n}\r\n")).collect();
+    client.send(many.as_bytes()).await.unwrap();
+    // weir has read them once it answers; or it has ended the session by then.
+    let _ = client.round_trip().await;
+    server.restart().await;
+    let ended = weir.until("it has ended", |metrics| moved(metrics, "not_rehomed") == 1.0).await;
+    assert_eq!(moved(&ended, "rehomed"), 0.0);
+    assert_ne!(client.end(PATIENCE).await, client::End::StillOpen);
+    weir.assert_nothing_leaked().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_client_publishes_without_a_server_before_it_ends_is_delivered() {
     let mut server = NatsServer::start(ServerOptions::named("n1")).await;

@@ -288,6 +288,9 @@ impl Relay<TrackedClient, TrackedServer> {
         };
         {
             let mut state = self.known().state();
+            if let Some(bound) = state.bound {
+                return Err(bound.text());
+            }
             let last_sub = state.last_sub;
             let overlap = state.overlap.get_or_insert_with(|| Box::new(Overlap::new(last_sub)));
             overlap.subscribes(now);
@@ -313,7 +316,7 @@ impl Relay<TrackedClient, TrackedServer> {
 
     /// The session stays on its server.
     pub fn stay(&self) {
-        self.known().state().overlap = None;
+        self.known().state().end_overlap();
     }
 
     /// Relays between the client and the old server, and listens to the new one, until one of them has the session.
@@ -535,6 +538,7 @@ impl Relay<TrackedClient, TrackedServer> {
                 }
                 state.subscriptions.write_max(|sid| overlap.not_counted(sid), &mut words);
                 state.overlap = Some(overlap).filter(|overlap| !overlap.is_over(now));
+                state.forget_if_bound();
             }
             // The first answer is that to a PING of weir's, the client's follow.
             if !handover.caught_up.is_asked() {

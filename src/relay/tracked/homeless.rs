@@ -23,6 +23,15 @@ use crate::{
 /// The most PINGs of a client that are repeated: no library has more than a few on their way.
 const MOST_PINGS: u32 = 1000;
 
+/// Why a session without a server is served no more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HomelessEnd {
+    /// It is to end.
+    Ended(Ended),
+    /// It cannot go to another server any more.
+    Bound(Bound),
+}
+
 /// A server that has let the client in.
 #[derive(Debug)]
 pub struct NewServer<'a> {
@@ -62,13 +71,18 @@ impl Relay<TrackedClient, TrackedServer> {
 
     /// Serves the client of a session without a server: answers its PINGs, takes in what it subscribes to, and keeps
     /// what it publishes, up to so many bytes; then it reads no more. Returns when the session is to end.
-    pub fn serve_homeless(&mut self, handle: &SessionHandle, most_kept: usize) -> impl Future<Output = Ended> {
+    pub fn serve_homeless(&mut self, handle: &SessionHandle, most_kept: usize) -> impl Future<Output = HomelessEnd> {
         poll_fn(move |cx| {
             handle.set_waker(cx.waker());
             if let Some(cause) = handle.end_requested() {
-                return Poll::Ready(Ended { party: Party::Weir, cause });
+                return Poll::Ready(HomelessEnd::Ended(Ended { party: Party::Weir, cause }));
             }
-            self.poll_homeless(cx, most_kept)
+            let ended = self.poll_homeless(cx, most_kept);
+            // By what its client has sent in this poll, as by one subscription too many.
+            match self.known().bound() {
+                Some(bound) if ended.is_pending() => Poll::Ready(HomelessEnd::Bound(bound)),
+                _ => ended.map(HomelessEnd::Ended),
+            }
         })
     }
 

@@ -33,7 +33,7 @@ use crate::{
 };
 
 pub use self::{
-    client_side::TrackedClient, handover::HandoverEnd, homeless::NewServer, overlap::REMEMBERS_BEFORE,
+    client_side::TrackedClient, handover::{Handover, HandoverEnd}, homeless::{HomelessEnd, NewServer}, overlap::REMEMBERS_BEFORE,
     server_side::TrackedServer, state::TrackedState,
 };
 
@@ -209,7 +209,10 @@ impl State {
         }
         let now = Instant::now();
         self.last_sub = Some(now);
-        if let Some(both) = self.both() {
+        // A session that is bound goes to no other server: what is not remembered could not be ended there.
+        if self.bound.is_none()
+            && let Some(both) = self.both()
+        {
             both.subscribe(arguments, now);
         }
     }
@@ -245,9 +248,15 @@ impl State {
     /// Forgets what two servers have delivered, once nothing is left to be matched. Returns whether something is.
     fn is_matching(&mut self) -> bool {
         if self.overlap.as_ref().is_some_and(|overlap| overlap.is_over(Instant::now())) {
-            self.overlap = None;
+            self.end_overlap();
         }
         self.overlap.is_some()
+    }
+
+    /// Nothing is matched any more.
+    fn end_overlap(&mut self) {
+        self.overlap = None;
+        self.forget_if_bound();
     }
 
     /// The present server has delivered a message; `message` is `None` where it is longer than weir holds. Returns
@@ -282,10 +291,18 @@ impl State {
         goes_on
     }
 
-    /// From now on nothing is remembered.
+    /// From now on no more is remembered.
     fn bind(&mut self, why: Bound) {
         self.bound.get_or_insert(why);
-        self.subscriptions = Subscriptions::new(0);
+        self.forget_if_bound();
+    }
+
+    /// Where two servers deliver, it still has to be known which messages of the new one are the client's, and what is
+    /// to be ended there.
+    fn forget_if_bound(&mut self) {
+        if self.bound.is_some() && self.overlap.is_none() {
+            self.subscriptions = Subscriptions::new(0);
+        }
     }
 
     /// weir is about to send a PING of its own. Returns whether none is under way.

@@ -1,5 +1,7 @@
 //! The two sides of a session that can go to another server, fed with streams that are cut anywhere.
 
+mod connections;
+
 use std::{net::IpAddr, sync::Arc};
 
 use proptest::prelude::*;

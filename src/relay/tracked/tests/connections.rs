@@ -1,0 +1,122 @@
+//! A session with real connections: what its client reads when its server is lost, or while it goes to another one.
+
+use std::{future::poll_fn, time::Instant};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use super::*;
+use crate::{
+    net::socket::connected_pair,
+    protocol::info::Info,
+    relay::{
+        Relay,
+        registry::{AtServer, Registration, SessionFacts, SessionRegistry},
+    },
+    telemetry::counters::Counters,
+};
+
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
+
+/// A session, and the far ends of its connections.
+struct Session {
+    client: TcpStream,
+    server: TcpStream,
+    relay: Relay<TrackedClient, TrackedServer>,
+    known: Known,
+    registered: Registration,
+}
+
+impl Session {
+    /// Its subscriptions may take so many bytes.
+    async fn new(most_bytes: usize) -> Self {
+        let known = Known::new(most_bytes);
+        let ((client, down), (server, up)) = (connected_pair().await, connected_pair().await);
+        let sides = ((down.into(), super::client(&known), &b""[..]), (up.into(), super::server(&known), &b""[..]));
+        let relay = Relay::new(sides.0, sides.1, Arc::<Counters>::default()).unwrap();
+        let registered = Arc::<SessionRegistry>::default().register(SessionFacts::default(), None, AtServer::default());
+        Self { client, server, relay, known, registered }
+    }
+
+    /// The client says this, and its server has had it.
+    async fn says(&mut self, words: &str) {
+        self.client.write_all(words.as_bytes()).await.unwrap();
+        let mut had = vec![0; words.len()];
+        tokio::select! {
+            ended = self.relay.run(&self.registered) => panic!("{ended:?}"),
+            read = self.server.read_exact(&mut had) => read.unwrap(),
+        };
+        assert_eq!(str::from_utf8(&had).unwrap(), words);
+    }
+
+    /// Another server has let the client in. Returns its end of the connection.
+    async fn goes_along(&mut self) -> (TcpStream, Handover) {
+        let (there, stream) = connected_pair().await;
+        let info = Arc::new(Info::parse(b"{}").unwrap());
+        self.relay.prepare_handover();
+        let new = NewServer { stream: stream.into(), server: n1(), info: &info, rest: b"" };
+        (there, self.relay.begin_handover(new, Instant::now()).unwrap())
+    }
+
+    /// Relays until the session is on one server.
+    async fn settles(&mut self, handover: &mut Handover) -> HandoverEnd {
+        let mut tick = tokio::time::interval(std::time::Duration::from_millis(10));
+        poll_fn(|cx| {
+            while tick.poll_tick(cx).is_ready() {}
+            self.relay.poll_handover(cx, self.registered.handle(), handover)
+        })
+        .await
+    }
+}
+
+/// What this side reads, until that is enough.
+async fn reads_until(stream: &mut TcpStream, is_enough: impl Fn(&str) -> bool) -> String {
+    let mut read = Vec::new();
+    loop {
+        let next = tokio::time::timeout(PATIENCE, stream.read_buf(&mut read)).await;
+        let text = String::from_utf8_lossy(&read);
+        assert!(next.is_ok_and(|read| read.unwrap() > 0), "{text}");
+        if is_enough(&text) {
+            return text.into_owned();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_session_that_outgrows_its_memory_without_a_server_is_served_no_more() {
+    let mut session = Session::new(1024).await;
+    session.says("SUB a.subject 1\r\n").await;
+    session.relay.lose_server().unwrap();
+    let many: String = (2..50).map(|n| format!("SUB a.subject.of.some.length.{n} {n}\r\n")).collect();
+    session.client.write_all(many.as_bytes()).await.unwrap();
+    let end = session.relay.serve_homeless(session.registered.handle(), 1024).await;
+    assert_eq!(end, HomelessEnd::Bound(Bound::Memory));
+}
+
+#[tokio::test]
+async fn a_member_of_a_queue_group_that_outgrows_its_memory_in_a_move_has_what_the_new_server_gave_it() {
+    let mut session = Session::new(1024).await;
+    session.says("SUB jobs workers 1\r\n").await;
+    let (mut new, mut handover) = session.goes_along().await;
+    let many: String = (2..50).map(|n| format!("SUB a.subject.of.some.length.{n} workers {n}\r\n")).collect();
+    session.client.write_all(many.as_bytes()).await.unwrap();
+    let new_server = async {
+        let had = reads_until(&mut new, |had| had.contains("UNSUB 1\r\n") && had.ends_with("PING\r\n")).await;
+        let subs = had.lines().filter(|line| line.starts_with("SUB")).count();
+        let unsubs = had.lines().filter(|line| line.starts_with("UNSUB")).count();
+        assert_eq!(subs, unsubs, "{had}");
+        new.write_all(b"MSG jobs 1 5\r\nfirst\r\nPONG\r\nPONG\r\n").await.unwrap();
+        new
+    };
+    let (end, _new) = tokio::join!(session.settles(&mut handover), new_server);
+    let HandoverEnd::Stays(why) = end else { panic!("{end:?}") };
+    assert_eq!((why, session.known.bound()), (Bound::Memory.text(), Some(Bound::Memory)));
+    session.relay.stay();
+    assert_eq!(subscriptions(&session.known), "", "what is not needed any more takes no memory");
+    tokio::select! {
+        ended = session.relay.run(&session.registered) => panic!("{ended:?}"),
+        read = reads_until(&mut session.client, |read| read.ends_with("first\r\n")) => assert_eq!(read, "MSG jobs 1 5\r\nfirst\r\n"),
+    }
+}
