@@ -270,6 +270,11 @@ impl<S: Side> Direction<S> {
         pass(&mut self.side, &mut Outlet::to_hold(&mut self.waiting, &mut self.bytes))
     }
 
+    /// Nothing more is read, and this direction ends for this cause once no bytes wait.
+    pub fn stop(&mut self, cause: Cause) {
+        self.stopped = Some(cause);
+    }
+
     /// The other side is gone, and with it the bytes that wait for it.
     pub fn drop_waiting(&mut self) {
         self.waiting.all_taken();

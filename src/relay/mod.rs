@@ -58,7 +58,9 @@ pub use self::{
     server_side::{InfoPolicy, ServerSide},
     stalled::Stalled,
     state::{BadState, Base64, Immovable, PassthroughState, PlainState, RelayState, ResumedIn},
-    tracked::{HandoverEnd, HomelessEnd, Known, NewServer, REMEMBERS_BEFORE, TrackedClient, TrackedServer, TrackedState},
+    tracked::{
+        HandoverEnd, HomelessEnd, Known, NewServer, REMEMBERS_BEFORE, TrackedClient, TrackedServer, TrackedState,
+    },
     waiting::held_bytes,
 };
 

@@ -42,6 +42,9 @@ use crate::{
 /// How long a server may take to answer a PING when weir asks for a sign of life, since it does not answer otherwise.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(3);
 
+/// How long a session whose client is slow waits for what its lost server has sent, once another one has let it in.
+const LAST_WORDS_WITHIN: Duration = Duration::from_secs(2);
+
 /// How soon at the latest a login is tried again for which no server had room.
 const AGAIN: Duration = Duration::from_millis(250);
 
@@ -135,6 +138,16 @@ enum NoHome {
     Refused(Vec<u8>),
     /// Nobody had room in time, or the session cannot be moved.
     Not(&'static str),
+}
+
+impl NoHome {
+    fn after(end: HomelessEnd) -> Self {
+        match end {
+            HomelessEnd::Ended(ended) => Self::Over(ended),
+            HomelessEnd::Bound(bound) => Self::Not(bound.text()),
+            HomelessEnd::ServerRead => Self::Not("its server has gone"),
+        }
+    }
 }
 
 impl Rehomable {
@@ -246,7 +259,7 @@ impl Rehomable {
         shared.counters.moved(MoveCause::ServerLost, MoveResult::NotRehomed);
         let (why, ended) = match not {
             NoHome::Refused(line) => {
-                self.session.relay.say_last(&line);
+                self.session.relay.say_last(&line, Cause::ServerError);
                 ("another server refuses its login", Ended { party: Party::Upstream, cause: Cause::ServerError })
             }
             NoHome::Meant => ("its server has closed it", lost),
@@ -268,14 +281,10 @@ impl Rehomable {
         relay.lose_server().map_err(|bound| NoHome::Not(bound.text()))?;
         let until = Instant::now() + limits.within;
         let find = terms.find(shared, (from, is_silent), account, until);
+        let most_kept = limits.memory.get() as usize;
         let found = tokio::select! {
             biased;
-            end = relay.serve_homeless(registered.handle(), limits.memory.get() as usize) => {
-                return Err(match end {
-                    HomelessEnd::Ended(ended) => NoHome::Over(ended),
-                    HomelessEnd::Bound(bound) => NoHome::Not(bound.text()),
-                });
-            }
+            end = relay.serve_homeless(registered.handle(), most_kept, false) => return Err(NoHome::after(end)),
             found = timeout_at(until, find) => found,
         };
         let (pass, logged_in) = found.unwrap_or(Err(NoHome::Not("no other server in time")))?;
@@ -283,6 +292,14 @@ impl Rehomable {
         if let Some(why) = why_not_of(account, &info) {
             return Err(NoHome::Not(why));
         }
+        if !is_silent {
+            let rest = relay.serve_homeless(registered.handle(), most_kept, true);
+            match timeout_at(Instant::now() + LAST_WORDS_WITHIN, rest).await {
+                Ok(HomelessEnd::ServerRead) | Err(_) => {}
+                Ok(end) => return Err(NoHome::after(end)),
+            }
+        }
+        relay.may_go_on().map_err(|bound| NoHome::Not(bound.text()))?;
         // What it has had there is given back with it; the account's slot of the login ends with the login.
         let Pass { server, account: _login } = pass;
         terms.goes_on(registered.handle(), server.server(), &info);

@@ -515,7 +515,7 @@ impl Relay<TrackedClient, TrackedServer> {
         let overlap = self.known().state().overlap.take();
         let is_possible = match old_is_gone {
             true => self.lose_server(),
-            false => self.to_client.side_mut().lose_server(),
+            false => self.to_client.side().is_between_messages(),
         };
         if is_possible.is_err() {
             return HandoverEnd::Ended(Ended { party: Party::Upstream, cause: Cause::Eof });
@@ -556,8 +556,10 @@ impl Relay<TrackedClient, TrackedServer> {
             self.to_client.put_behind(&info);
         }
         self.deliver(&deliver);
-        self.to_client.side_mut().hold(mem::take(&mut handover.held));
+        self.to_client.side_mut().drop_begun();
         mem::swap(&mut self.up, &mut handover.stream);
+        // The beginning of an operation, and what was to be read later. A cause for the end shows at the next poll.
+        let _ = self.to_client.preload(&mem::take(&mut handover.held));
         HandoverEnd::Switched
     }
 }

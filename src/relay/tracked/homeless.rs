@@ -1,5 +1,8 @@
-//! A session between two servers: what is on its way to the lost one is dropped, the client is served as far as weir
-//! alone can, and the next server learns what the lost one knew.
+//! A session between two servers: what is on its way to the lost one is dropped, what that has sent goes on to the
+//! client, which is served as far as weir alone can, and the next server learns what the lost one knew.
+//!
+//! As long as it is not certain that another server has the session, the connection to the lost one is read in step:
+//! where none has it, the client gets the last words of the lost one.
 
 use std::{
     future::poll_fn,
@@ -30,6 +33,8 @@ pub enum HomelessEnd {
     Ended(Ended),
     /// It cannot go to another server any more.
     Bound(Bound),
+    /// All that the lost server has sent has been read.
+    ServerRead,
 }
 
 /// A server that has let the client in.
@@ -46,8 +51,7 @@ pub struct NewServer<'a> {
 }
 
 impl Relay<TrackedClient, TrackedServer> {
-    /// The server is lost, with all that it has not delivered and all that it has not read. What the client gets of it
-    /// is on its way already.
+    /// The server is lost, with all that it has not sent and all that it has not read.
     ///
     /// # Errors
     /// The session cannot go to another server, for this reason.
@@ -58,41 +62,60 @@ impl Relay<TrackedClient, TrackedServer> {
         if self.known().state().pings > MOST_PINGS {
             return Err(Bound::Pings);
         }
-        self.to_client.side_mut().lose_server()?;
+        self.to_client.side().is_between_messages()?;
         self.to_server.drop_waiting();
         self.to_server.side_mut().lose_server();
         self.look = None;
         let mut state = self.known().state();
         state.homeless = Some(Homeless { pings_to_repeat: state.pings, ..Homeless::default() });
-        state.before_own_ping = None;
-        state.overlap = None;
         Ok(())
     }
 
-    /// Serves the client of a session without a server: answers its PINGs, takes in what it subscribes to, and keeps
-    /// what it publishes, up to so many bytes; then it reads no more. Returns when the session is to end.
-    pub fn serve_homeless(&mut self, handle: &SessionHandle, most_kept: usize) -> impl Future<Output = HomelessEnd> {
+    /// Serves the client of a session without a server: delivers what the lost one has sent, answers PINGs, takes in
+    /// what the client subscribes to, and keeps what it publishes, up to so many bytes; then it reads no more. Returns
+    /// when the session is to end, and with `until_read` once the lost server has sent no more.
+    pub fn serve_homeless(
+        &mut self,
+        handle: &SessionHandle,
+        most_kept: usize,
+        until_read: bool,
+    ) -> impl Future<Output = HomelessEnd> {
         poll_fn(move |cx| {
             handle.set_waker(cx.waker());
             if let Some(cause) = handle.end_requested() {
                 return Poll::Ready(HomelessEnd::Ended(Ended { party: Party::Weir, cause }));
             }
+            let is_read = match self.poll_lost(cx) {
+                Ok(is_read) => is_read,
+                Err(ended) => return Poll::Ready(HomelessEnd::Ended(ended)),
+            };
             let ended = self.poll_homeless(cx, most_kept);
-            // By what its client has sent in this poll, as by one subscription too many.
+            // By what has come in this poll: one subscription too many, or the lost server's reason for its end.
             match self.known().bound() {
                 Some(bound) if ended.is_pending() => Poll::Ready(HomelessEnd::Bound(bound)),
+                None if ended.is_pending() && is_read && until_read => Poll::Ready(HomelessEnd::ServerRead),
                 _ => ended.map(HomelessEnd::Ended),
             }
         })
     }
 
+    /// Delivers what the lost server has sent. Returns whether all of it has been read.
+    fn poll_lost(&mut self, cx: &mut Context<'_>) -> Result<bool, Ended> {
+        match self.to_client.poll(cx, &mut self.up, &mut self.down) {
+            Poll::Ready(DirectionEnd::Eof | DirectionEnd::ReadFailed) => Ok(true),
+            Poll::Ready(DirectionEnd::WriteFailed) => {
+                Err(Ended { party: Party::Downstream, cause: Cause::SocketError })
+            }
+            Poll::Ready(DirectionEnd::Stopped(cause)) => Err(Ended { party: Party::Upstream, cause }),
+            Poll::Pending => Ok(false),
+        }
+    }
+
     fn poll_homeless(&mut self, cx: &mut Context<'_>, most_kept: usize) -> Poll<Ended> {
         let ended = |cause| Poll::Ready(Ended { party: Party::Downstream, cause });
         // Nothing is read of a client that does not take its PONGs, or they would be without end.
-        match self.to_client.poll_flush(cx, &mut self.down) {
-            Poll::Ready(true) => {}
-            Poll::Ready(false) => return ended(Cause::SocketError),
-            Poll::Pending => return Poll::Pending,
+        if !self.client_takes() {
+            return Poll::Pending;
         }
         let polled = self.to_server.poll_keep(cx, &mut self.down, most_kept);
         let pongs = self.to_server.side().take_pongs();
@@ -135,20 +158,32 @@ impl Relay<TrackedClient, TrackedServer> {
         self.to_server.side().known()
     }
 
-    /// The client reads this line last, once its session ends.
-    pub fn say_last(&mut self, line: &[u8]) {
-        self.to_client.put_behind(line);
-        self.down.set_closing(Closing::after(line));
+    /// The client reads this line last, once its session ends for this cause; unless it has the beginning of a message.
+    pub fn say_last(&mut self, line: &[u8], cause: Cause) {
+        if self.to_client.side().at_boundary() {
+            self.to_client.put_behind(line);
+            self.to_client.stop(cause);
+            self.down.set_closing(Closing::after(line));
+        }
+    }
+
+    /// Whether another server can have the session by now.
+    ///
+    /// # Errors
+    /// It cannot, for this reason.
+    pub fn may_go_on(&self) -> Result<(), Bound> {
+        self.known().bound().map_or_else(|| self.to_client.side().is_between_messages(), Err)
     }
 
     /// The session goes on with another server: that learns of the subscriptions, the client of the server, and what
-    /// was kept follows.
+    /// was kept follows. [`Relay::may_go_on`] says whether it may.
     ///
     /// # Errors
     /// The end of the relay, when the server's bytes already hold a cause for it.
     pub fn go_on(&mut self, new: NewServer<'_>) -> Result<(), Ended> {
         let NewServer { stream, server, info, rest } = new;
         self.up = stream;
+        self.to_client.side_mut().drop_begun();
         let mut words = Vec::with_capacity(1024);
         {
             let mut state = self.known().state();
@@ -159,6 +194,7 @@ impl Relay<TrackedClient, TrackedServer> {
             words.extend_from_slice(PING);
             state.before_own_ping = Some(pings);
             state.replays = true;
+            state.end_overlap();
             // A server that refuses one of these ends the session.
             state.all_answered();
         }

@@ -338,6 +338,9 @@ impl State {
             None => {}
         }
         self.pings = self.pings.saturating_sub(1);
+        if let Some(homeless) = &mut self.homeless {
+            homeless.pings_to_repeat = homeless.pings_to_repeat.saturating_sub(1);
+        }
         true
     }
 }

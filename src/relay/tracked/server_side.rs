@@ -63,12 +63,9 @@ impl TrackedServer {
         Ok(Self { inner, known, held })
     }
 
-    /// The server is lost.
-    ///
     /// # Errors
-    /// The client has had the beginning of a message.
-    pub(super) fn lose_server(&mut self) -> Result<(), Bound> {
-        self.held = Vec::new();
+    /// The client has had the beginning of a message, so that no other server can go on.
+    pub(super) fn is_between_messages(&self) -> Result<(), Bound> {
         if self.inner.at_boundary() { Ok(()) } else { Err(Bound::LongMessage) }
     }
 
@@ -85,9 +82,9 @@ impl TrackedServer {
         self.inner.pass(operations, out)
     }
 
-    /// The new server has sent the beginning of an operation.
-    pub(super) fn hold(&mut self, begun: Vec<u8>) {
-        self.held = begun;
+    /// Another server speaks from now on: what the one before has begun has no end.
+    pub(super) fn drop_begun(&mut self) {
+        self.held = Vec::new();
     }
 
     /// Reads an INFO of the session's next server.
@@ -149,8 +146,8 @@ impl WholeOperations for TrackedServer {
         let mut longest = LONGEST_HELD;
         let whole = {
             let mut state = self.known.state();
-            if state.is_matching() {
-                // Each message is looked at.
+            if state.is_matching() || state.homeless.is_some() {
+                // Each message is looked at; and of a lost server the client has only whole ones.
                 longest = LONGEST_MATCHED;
                 0
             } else {

@@ -7,12 +7,13 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::*;
+use super::{super::handover::Handover, *};
 use crate::{
     net::socket::connected_pair,
+    outcome::Party,
     protocol::info::Info,
     relay::{
-        Relay,
+        Ended, Relay,
         registry::{AtServer, Registration, SessionFacts, SessionRegistry},
     },
     telemetry::counters::Counters,
@@ -54,6 +55,9 @@ impl Session {
     /// Another server has let the client in. Returns its end of the connection.
     async fn goes_along(&mut self) -> (TcpStream, Handover) {
         let (there, stream) = connected_pair().await;
+        // Little is on the way to one that reads nothing.
+        socket2::SockRef::from(&stream).set_send_buffer_size(16 * 1024).unwrap();
+        socket2::SockRef::from(&there).set_recv_buffer_size(16 * 1024).unwrap();
         let info = Arc::new(Info::parse(b"{}").unwrap());
         self.relay.prepare_handover();
         let new = NewServer { stream: stream.into(), server: n1(), info: &info, rest: b"" };
@@ -91,7 +95,7 @@ async fn a_session_that_outgrows_its_memory_without_a_server_is_served_no_more()
     session.relay.lose_server().unwrap();
     let many: String = (2..50).map(|n| format!("SUB a.subject.of.some.length.{n} {n}\r\n")).collect();
     session.client.write_all(many.as_bytes()).await.unwrap();
-    let end = session.relay.serve_homeless(session.registered.handle(), 1024).await;
+    let end = session.relay.serve_homeless(session.registered.handle(), 1024, false).await;
     assert_eq!(end, HomelessEnd::Bound(Bound::Memory));
 }
 
@@ -118,5 +122,76 @@ async fn a_member_of_a_queue_group_that_outgrows_its_memory_in_a_move_has_what_t
     tokio::select! {
         ended = session.relay.run(&session.registered) => panic!("{ended:?}"),
         read = reads_until(&mut session.client, |read| read.ends_with("first\r\n")) => assert_eq!(read, "MSG jobs 1 5\r\nfirst\r\n"),
+    }
+}
+
+/// No other server has the session, so that its own connection is read on.
+#[tokio::test]
+async fn the_last_words_of_a_server_are_read_in_step_where_no_other_one_has_the_session() {
+    let mut session = Session::new(1024).await;
+    session.says("SUB a 1\r\n").await;
+    let rest = "MSG x 1 6\r\nforged\r\n";
+    let begun = format!("MSG a 1 40\r\n{}", "x".repeat(40 - rest.len()));
+    session.server.write_all(b"MSG a 1 2\r\nhi\r\n").await.unwrap();
+    session.server.write_all(begun.as_bytes()).await.unwrap();
+    let whole = "MSG a 1 2\r\nhi\r\n".len();
+    let mut had = vec![0; whole];
+    tokio::select! {
+        ended = session.relay.run(&session.registered) => panic!("{ended:?}"),
+        read = session.client.read_exact(&mut had) => read.unwrap(),
+    };
+    // The beginning of the second one is there, too.
+    let waited = tokio::time::timeout(std::time::Duration::from_millis(50), session.relay.run(&session.registered));
+    assert!(waited.await.is_err());
+    let last = format!("{rest}\r\n-ERR 'Stale Connection'\r\n");
+    session.server.write_all(last.as_bytes()).await.unwrap();
+    let Session { mut client, server, mut relay, registered, .. } = session;
+    drop(server);
+    relay.lose_server().unwrap();
+    let lost = Ended { party: Party::Upstream, cause: Cause::Eof };
+    relay.outlive_server(tokio::time::Instant::now(), registered.handle()).await;
+    let reads = async {
+        let mut read = String::new();
+        client.read_to_string(&mut read).await.unwrap();
+        drop(client);
+        read
+    };
+    let (read, _) = tokio::join!(reads, relay.finish(lost, registered.handle()));
+    assert_eq!(read, begun + &last);
+}
+
+#[tokio::test]
+async fn what_a_lost_server_has_sent_reaches_the_client_before_the_next_server_speaks() {
+    let mut session = Session::new(1024).await;
+    session.says("SUB a 1\r\nPING\r\n").await;
+    let message = format!("MSG a 1 40000\r\n{}\r\n", "x".repeat(40_000));
+    let sent = message.repeat(20) + "PONG\r\n";
+    let Session { mut client, mut server, mut relay, registered, .. } = session;
+    relay.lose_server().unwrap();
+    let writes = tokio::spawn(async move {
+        server.write_all(sent.as_bytes()).await.unwrap();
+        // Its rest never comes.
+        server.write_all(b"MSG a 1 40000\r\nxxx").await.unwrap();
+        sent
+    });
+    let (mut next, to_next) = connected_pair().await;
+    next.write_all(b"MSG a 1 2\r\nhi\r\n").await.unwrap();
+    let reads = tokio::spawn(async move {
+        let read = reads_until(&mut client, |read| read.ends_with("hi\r\n")).await;
+        (client, read)
+    });
+    let end = relay.serve_homeless(registered.handle(), 1024, true).await;
+    assert_eq!((end, relay.may_go_on()), (HomelessEnd::ServerRead, Ok(())));
+    let info = Arc::new(Info::parse(b"{}").unwrap());
+    relay.go_on(NewServer { stream: to_next.into(), server: n1(), info: &info, rest: b"" }).unwrap();
+    tokio::select! {
+        ended = relay.run(&registered) => panic!("{ended:?}"),
+        had = reads_until(&mut next, |had| had.ends_with("PING\r\n")) => {
+            assert_eq!(had, "SUB a 1\r\nPING\r\n", "the client's own PING has been answered");
+        }
+    }
+    tokio::select! {
+        ended = relay.run(&registered) => panic!("{ended:?}"),
+        read = reads => assert_eq!(read.unwrap().1, writes.await.unwrap() + "MSG a 1 2\r\nhi\r\n"),
     }
 }
