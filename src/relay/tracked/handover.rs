@@ -77,6 +77,10 @@ const LEAVES_WITHIN: Duration = Duration::from_secs(120);
 /// The most bytes that are read of the new server in one poll: the other sessions of the worker may run then.
 const MOST_PER_POLL: usize = 8 * SMALL_READ;
 
+/// The most bytes that wait to be written to the new server, beside the subscriptions that it gets at first and the
+/// ends of all of them.
+const MOST_TO_NEW: usize = 256 * 1024;
+
 /// The new server of a session that still is on its old one.
 #[derive(Debug)]
 pub struct Handover {
@@ -85,8 +89,9 @@ pub struct Handover {
     info: Arc<Info>,
     /// The beginning of an operation of the new server.
     held: Vec<u8>,
-    /// What goes to the new server next.
+    /// What goes to the new server next, and how many bytes that may be.
     out: Vec<u8>,
+    most_out: usize,
     /// When the new server has answered the PING behind the subscriptions.
     subscribed: Option<Instant>,
     caught_up: CaughtUp,
@@ -130,6 +135,8 @@ pub enum HandoverEnd {
 
 /// Why the new server does not get the session.
 struct Not(&'static str);
+
+const LOST: &str = "the other server is lost";
 
 impl Handover {
     /// Takes in what the new server has sent. Messages for the client at once are appended to `pass`.
@@ -223,6 +230,11 @@ impl Handover {
         }
     }
 
+    /// What waits for the new server by now is bounded, and may be some more.
+    fn may_grow(&mut self) {
+        self.most_out = self.out.len().saturating_add(MOST_TO_NEW);
+    }
+
     /// The new server is asked from time to time whether it stands still.
     fn ask(&mut self, now: Instant) {
         if self.caught_up.ask(now) {
@@ -256,8 +268,6 @@ impl Handover {
     }
 }
 
-const LOST: &str = "the other server is lost";
-
 impl Relay<TrackedClient, TrackedServer> {
     /// Why the session cannot go to another server while it is on one, if it cannot.
     pub fn stays_bound(&self) -> Option<Bound> {
@@ -279,6 +289,7 @@ impl Relay<TrackedClient, TrackedServer> {
             info: Arc::clone(info),
             held: Vec::new(),
             out: Vec::with_capacity(1024),
+            most_out: 0,
             subscribed: None,
             caught_up: CaughtUp::default(),
             pause: Pause::Off(now),
@@ -296,6 +307,7 @@ impl Relay<TrackedClient, TrackedServer> {
             overlap.subscribes(now);
             state.subscriptions.write_without_max(&mut handover.out);
         }
+        handover.may_grow();
         handover.ask(now);
         let mut pass = Vec::new();
         match handover.take_in(rest, &self.known().clone(), self.to_client.side(), &mut pass) {
@@ -347,6 +359,9 @@ impl Relay<TrackedClient, TrackedServer> {
             Err(_) if handover.flushing.is_some() || old_is_gone => return Poll::Ready(HandoverEnd::BothLost),
             Err(Not(why)) => return self.leave(cx, handover, why, now),
         };
+        if handover.out.len() > handover.most_out && handover.flushing.is_none() && !old_is_gone {
+            return self.leave(cx, handover, "it subscribes faster than the other server takes it", now);
+        }
         if let Some(Leaving { why, since, answers_due }) = handover.leaving {
             let is_over = answers_due == 0 || now.saturating_duration_since(since) > LEAVES_WITHIN;
             return if is_over { Poll::Ready(HandoverEnd::Stays(why)) } else { Poll::Pending };
@@ -406,6 +421,7 @@ impl Relay<TrackedClient, TrackedServer> {
         }
         state.subscriptions.write_ends(&mut handover.out);
         handover.out.extend_from_slice(PING);
+        handover.may_grow();
         let answers_due = u32::from(handover.caught_up.is_asked()).saturating_add(1);
         handover.leaving = Some(Leaving { why, since: now, answers_due });
         handover.pause = Pause::Off(now);

@@ -28,13 +28,17 @@ use serde::{Deserialize, Serialize};
 use self::{overlap::Overlap, unanswered::Unanswered};
 use crate::{
     outcome::Cause,
-    protocol::subscriptions::{NoRoom, Receives, Subscriptions, unsub},
+    protocol::subscriptions::{NoRoom, Receives, Subscriptions},
     relay::direction::Outlet,
 };
 
 pub use self::{
-    client_side::TrackedClient, handover::{Handover, HandoverEnd}, homeless::{HomelessEnd, NewServer}, overlap::REMEMBERS_BEFORE,
-    server_side::TrackedServer, state::TrackedState,
+    client_side::TrackedClient,
+    handover::HandoverEnd,
+    homeless::{HomelessEnd, NewServer},
+    overlap::REMEMBERS_BEFORE,
+    server_side::TrackedServer,
+    state::TrackedState,
 };
 
 /// The longest operation in bytes that is held until it is whole: one small read of the relay.
@@ -241,7 +245,7 @@ impl State {
 
     fn ends_at_new(&mut self, sid: &[u8]) {
         if let Some(both) = self.both() {
-            unsub(sid, None, &mut both.to_new);
+            both.unsubscribe(sid);
         }
     }
 

@@ -26,7 +26,7 @@ use std::{
 
 use hashbrown::{DefaultHashBuilder, HashMap};
 
-use crate::protocol::subscriptions::Receives;
+use crate::protocol::subscriptions::{Receives, unsub};
 
 /// What the old server delivers is remembered for so long before the new one gets the subscriptions. Where other
 /// clients of the new server have the same subscription, messages are on their way to it that the old one has delivered
@@ -56,9 +56,6 @@ const MOST_FAR: usize = 1_000;
 /// The most bytes of messages of the new server that are kept, each with [`OF_ENTRY`] besides.
 const MOST_KEPT: usize = 4 * 1024 * 1024;
 const OF_ENTRY: usize = 88;
-
-/// The most bytes that wait to be written to the new server.
-const MOST_TO_NEW: usize = 256 * 1024;
 
 /// What two servers have delivered of one session.
 #[derive(Debug)]
@@ -183,7 +180,6 @@ impl Overlap {
     /// The new server gets the subscriptions.
     pub fn subscribes(&mut self, now: Instant) {
         self.last_sub = Some(now);
-        self.to_new.clear();
         self.is_too_long = false;
     }
 
@@ -193,17 +189,28 @@ impl Overlap {
             return;
         }
         let arguments = arguments.trim_ascii_end();
-        self.to_new.extend_from_slice(b"SUB ");
-        self.to_new.extend_from_slice(arguments);
-        self.to_new.extend_from_slice(b"\r\n");
+        // Before that it gets this one with all others.
+        if let Some(last_sub) = &mut self.last_sub {
+            *last_sub = now;
+            self.to_new.extend_from_slice(b"SUB ");
+            self.to_new.extend_from_slice(arguments);
+            self.to_new.extend_from_slice(b"\r\n");
+        }
         // The sid is the last word.
         let sid = arguments.rsplit(u8::is_ascii_whitespace).next().unwrap_or_default();
-        self.last_sub = Some(now);
         if self.made.len() > MOST_FAR {
             self.made.retain(|_, at| now.saturating_duration_since(*at) < YOUNG_FOR);
         }
         if self.made.len() <= MOST_AHEAD {
             self.made.insert(self.hasher.hash_one(sid), now);
+        }
+    }
+
+    /// The subscription with this sid has ended.
+    pub fn unsubscribe(&mut self, sid: &[u8]) {
+        // One that is left has been told to end all of them.
+        if self.last_sub.is_some() && !self.leaves_new {
+            unsub(sid, None, &mut self.to_new);
         }
     }
 
@@ -257,8 +264,6 @@ impl Overlap {
             Some("a message is too long to be matched")
         } else if self.ahead.len() > MOST_AHEAD || self.kept_bytes > MOST_KEPT {
             Some("its servers deliver too much that has no copy")
-        } else if self.to_new.len() > MOST_TO_NEW {
-            Some("it subscribes faster than the other server takes it")
         } else {
             None
         }

@@ -195,3 +195,24 @@ async fn what_a_lost_server_has_sent_reaches_the_client_before_the_next_server_s
         read = reads => assert_eq!(read.unwrap().1, writes.await.unwrap() + "MSG a 1 2\r\nhi\r\n"),
     }
 }
+
+#[tokio::test]
+async fn what_waits_for_a_new_server_that_reads_nothing_is_bounded() {
+    let mut session = Session::new(64 * 1024).await;
+    session.says("SUB here 1\r\n").await;
+    let (_new, mut handover) = session.goes_along().await;
+    let (mut client, mut server) = (session.client, session.server);
+    let floods = tokio::spawn(async move {
+        let many = "SUB a.subject.of.some.length 2\r\nUNSUB 2\r\n".repeat(1000);
+        while client.write_all(many.as_bytes()).await.is_ok() {}
+    });
+    // Its own server reads all of it.
+    let reads = tokio::spawn(async move { tokio::io::copy(&mut server, &mut tokio::io::sink()).await });
+    let ((client, _), (server, _)) = (connected_pair().await, connected_pair().await);
+    (session.client, session.server) = (client, server);
+    let end = session.settles(&mut handover).await;
+    let HandoverEnd::Stays(why) = end else { panic!("{end:?}") };
+    assert_eq!(why, "it subscribes faster than the other server takes it");
+    floods.abort();
+    reads.abort();
+}
