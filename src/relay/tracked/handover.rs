@@ -92,6 +92,8 @@ pub struct Handover {
     /// What goes to the new server next, and how many bytes that may be.
     out: Vec<u8>,
     most_out: usize,
+    /// What it sends next is read once it has the session.
+    is_read_later: bool,
     /// When the new server has answered the PING behind the subscriptions.
     subscribed: Option<Instant>,
     caught_up: CaughtUp,
@@ -137,6 +139,15 @@ pub enum HandoverEnd {
 struct Not(&'static str);
 
 const LOST: &str = "the other server is lost";
+const TOO_LONG: &str = "a message is too long to be matched";
+const SHUTS_DOWN: &str = "the other server shuts down";
+
+impl Not {
+    /// Whether the new server works all the same. Then it can have the session where the old one cannot any more.
+    fn is_no_loss(&self) -> bool {
+        [TOO_LONG, SHUTS_DOWN].contains(&self.0)
+    }
+}
 
 impl Handover {
     /// Takes in what the new server has sent. Messages for the client at once are appended to `pass`.
@@ -175,9 +186,7 @@ impl Handover {
             ServerOperation::Unfinished if rest.len() < MAX_INFO_LINE => Ok(0),
             ServerOperation::Unfinished => Err(Not("the other server sends what is no operation")),
             // One of a queue group that is left is for the client, however long the server's max_payload lets it be.
-            ServerOperation::Message { len, .. } if len > LONGEST_MATCHED && !stays => {
-                Err(Not("a message is too long to be matched"))
-            }
+            ServerOperation::Message { len, .. } if len > LONGEST_MATCHED && !stays => Err(Not(TOO_LONG)),
             ServerOperation::Message { len, .. } if len > rest.len() => Ok(0),
             ServerOperation::Message { sid, len, .. } => {
                 let message = rest.get(..len).unwrap_or_default();
@@ -207,7 +216,7 @@ impl Handover {
                     && let Some(info) = side.info_of(&self.server, json)
                 {
                     if info.ldm() {
-                        return Err(Not("the other server shuts down"));
+                        return Err(Not(SHUTS_DOWN));
                     }
                     self.info = Arc::new(info);
                 }
@@ -290,6 +299,7 @@ impl Relay<TrackedClient, TrackedServer> {
             held: Vec::new(),
             out: Vec::with_capacity(1024),
             most_out: 0,
+            is_read_later: false,
             subscribed: None,
             caught_up: CaughtUp::default(),
             pause: Pause::Off(now),
@@ -356,6 +366,11 @@ impl Relay<TrackedClient, TrackedServer> {
         let now = Instant::now();
         let is_even = match self.poll_new(cx, handover) {
             Ok(is_even) => is_even,
+            Err(not) if not.is_no_loss() && old_is_gone => return Poll::Ready(self.switch(handover, true, now)),
+            Err(not) if not.is_no_loss() && handover.flushing.is_some() => {
+                handover.is_read_later = true;
+                false
+            }
             Err(_) if handover.flushing.is_some() || old_is_gone => return Poll::Ready(HandoverEnd::BothLost),
             Err(Not(why)) => return self.leave(cx, handover, why, now),
         };
@@ -461,7 +476,7 @@ impl Relay<TrackedClient, TrackedServer> {
         }
         handover.poll_write(cx)?;
         let mut read = 0_usize;
-        while self.client_takes() && self.to_client.side().at_boundary() {
+        while self.client_takes() && self.to_client.side().at_boundary() && !handover.is_read_later {
             if read >= MOST_PER_POLL {
                 cx.waker().wake_by_ref();
                 return Ok(false);

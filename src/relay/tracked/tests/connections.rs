@@ -216,3 +216,48 @@ async fn what_waits_for_a_new_server_that_reads_nothing_is_bounded() {
     floods.abort();
     reads.abort();
 }
+
+/// It has told its old server to end all subscriptions, and cannot stay there.
+#[tokio::test]
+async fn a_session_goes_to_the_new_server_whose_last_message_is_too_long_to_be_matched() {
+    const LEN: usize = LONGEST_MATCHED + 1;
+    let mut session = Session::new(1024).await;
+    session.says("SUB here 1\r\n").await;
+    let (mut new, mut handover) = session.goes_along().await;
+    let (mut old, nobody) = (session.server, connected_pair().await.0);
+    session.server = nobody;
+    let (tell, told) = tokio::sync::oneshot::channel();
+    let old_server = tokio::spawn(async move {
+        reads_until(&mut old, |had| had.ends_with("UNSUB 1\r\nPING\r\n")).await;
+        tell.send(()).unwrap();
+        // The new server's message comes before this answer, or with it.
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        old.write_all(b"MSG here 1 4\r\nlast\r\nPONG\r\n").await.unwrap();
+        old
+    });
+    let message = format!("MSG here 1 {LEN}\r\n{}\r\n", "x".repeat(LEN));
+    let sent = message.clone();
+    let new_server = tokio::spawn(async move {
+        let mut told = std::pin::pin!(told);
+        let mut had = [0; 1024];
+        loop {
+            tokio::select! {
+                _ = &mut told => break,
+                n = new.read(&mut had) => {
+                    let pings = String::from_utf8_lossy(had.get(..n.unwrap()).unwrap()).matches("PING").count();
+                    new.write_all("PONG\r\n".repeat(pings).as_bytes()).await.unwrap();
+                }
+            }
+        }
+        new.write_all(sent.as_bytes()).await.unwrap();
+        new
+    });
+    let end = session.settles(&mut handover).await;
+    assert!(matches!(end, HandoverEnd::Switched), "{end:?}");
+    let expected = format!("MSG here 1 4\r\nlast\r\n{message}");
+    tokio::select! {
+        ended = session.relay.run(&session.registered) => panic!("{ended:?}"),
+        read = reads_until(&mut session.client, |read| read.len() >= expected.len()) => assert!(read == expected),
+    }
+    let _servers = (old_server.await.unwrap(), new_server.await.unwrap());
+}
