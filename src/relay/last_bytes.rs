@@ -5,11 +5,12 @@
 
 use std::{
     future::poll_fn,
+    pin::Pin,
     task::{Context, Poll},
     time::Duration,
 };
 
-use tokio::{io::AsyncWriteExt, time::Instant};
+use tokio::{io::AsyncWrite, time::Instant};
 
 use crate::{
     net::{
@@ -48,10 +49,15 @@ impl<C: Side, S: Side> Relay<C, S> {
         if self.to_server.holds_bytes() {
             return;
         }
-        let _ = self.up.shutdown().await;
         let (to_client, up, down) = (&mut self.to_client, &mut self.up, &mut self.down);
+        let mut is_shut = false;
         let quiet = async {
-            if poll_fn(|cx| to_client.poll(cx, up, down)).await != DirectionEnd::WriteFailed {
+            let rest = poll_fn(|cx| {
+                // Over TLS or WebSocket the server has to take what waits there before, which it may never do.
+                is_shut = is_shut || Pin::new(&mut *up).poll_shutdown(cx).is_ready();
+                to_client.poll(cx, up, down)
+            });
+            if rest.await != DirectionEnd::WriteFailed {
                 let _ = down.tcp().peek(&mut [0]).await;
             }
         };
@@ -68,6 +74,7 @@ impl<C: Side, S: Side> Relay<C, S> {
 
     /// Closes both connections with a plain FIN, after the bytes on their way have arrived where somebody still reads
     /// them. When this returns, the connection to the server is closed, and a server that answers has seen it closed.
+    /// Once `session` is to end, nothing is waited for any more but the closes.
     pub async fn finish(mut self, ended: Ended, session: &SessionHandle) -> Totals {
         let (mut down_is_over, mut up_is_over) = match ended.cause {
             // A WebSocket ends with a frame. The close_notify of TLS and the FIN are still to come, and this side sends
@@ -82,13 +89,13 @@ impl<C: Side, S: Side> Relay<C, S> {
             Party::Downstream => {
                 // The client's last bytes reach the server, then the FIN does, and the server's last words reach the
                 // client.
-                self.while_bytes_move(STALLED, Self::poll_rest_to_server).await;
-                let _ = self.up.shutdown().await;
-                let last_words = self.while_bytes_move(SERVER_CLOSES, Self::poll_rest_to_client).await;
+                self.while_bytes_move(STALLED, session, Self::poll_rest_to_server).await;
+                self.while_bytes_move(SERVER_CLOSES, session, Self::poll_end_to_server).await;
+                let last_words = self.while_bytes_move(SERVER_CLOSES, session, Self::poll_rest_to_client).await;
                 up_is_over = last_words == Some(DirectionEnd::Eof);
             }
             Party::Upstream => {
-                let rest = self.while_bytes_move(STALLED, Self::poll_rest_to_client).await;
+                let rest = self.while_bytes_move(STALLED, session, Self::poll_rest_to_client).await;
                 down_is_over = rest == Some(DirectionEnd::WriteFailed);
             }
             Party::Weir => {}
@@ -124,12 +131,18 @@ impl<C: Side, S: Side> Relay<C, S> {
         self.to_client.poll(cx, &mut self.up, &mut self.down)
     }
 
+    /// Tells the server that nothing more comes, behind what waits in TLS or in a WebSocket.
+    fn poll_end_to_server(&mut self, cx: &mut Context<'_>) -> Poll<DirectionEnd> {
+        Pin::new(&mut self.up).poll_shutdown(cx).map(|_| DirectionEnd::Eof)
+    }
+
     /// Polls to the end, for as long as one of the sides takes bytes, and `patience` longer. `None` when it had to
-    /// stop.
+    /// stop, or `session` is to end.
     #[expect(clippy::arithmetic_side_effects, reason = "a time some seconds from now is a time")]
     async fn while_bytes_move(
         &mut self,
         patience: Duration,
+        session: &SessionHandle,
         mut poll: impl FnMut(&mut Self, &mut Context<'_>) -> Poll<DirectionEnd>,
     ) -> Option<DirectionEnd> {
         let began = Instant::now();
@@ -145,8 +158,15 @@ impl<C: Side, S: Side> Relay<C, S> {
                 return None;
             }
             let look_at = until.min(now + LOOK_INTERVAL);
-            if let Ok(end) = timeout_at(look_at, poll_fn(|cx| poll(self, cx))).await {
-                return Some(end);
+            let polled = poll_fn(|cx| {
+                session.set_waker(cx.waker());
+                match poll(self, cx) {
+                    Poll::Pending if session.end_requested().is_some() => Poll::Ready(None),
+                    polled => polled.map(Some),
+                }
+            });
+            if let Ok(end) = timeout_at(look_at, polled).await {
+                return end;
             }
         }
     }
@@ -156,7 +176,7 @@ impl<C: Side, S: Side> Relay<C, S> {
 mod tests {
     use std::sync::Arc;
 
-    use tokio::io::AsyncReadExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
     use crate::{
@@ -167,6 +187,8 @@ mod tests {
         },
         telemetry::counters::Counters,
     };
+
+    const PATIENCE: Duration = Duration::from_secs(60);
 
     fn byte(at: usize) -> u8 {
         u8::try_from(at / 7919 % 251).unwrap()
@@ -203,5 +225,39 @@ mod tests {
         let ((), all, totals) = tokio::join!(serve, read, relay);
         assert_eq!((all.len(), totals.bytes_down), (ALL, ALL as u64));
         assert!(all.iter().enumerate().all(|(i, one)| *one == byte(i)));
+    }
+
+    /// Its last bytes take minutes, for which a drain does not wait.
+    #[tokio::test]
+    async fn a_slow_client_that_has_lost_its_server_is_let_go_once_its_session_is_to_end() {
+        let ((mut client, down), (mut server, up)) = (connected_pair().await, connected_pair().await);
+        let side = (Passthrough::default(), Passthrough::default());
+        let counters = Arc::new(Counters::default());
+        let mut relay = Relay::new((down.into(), side.0, b""), (up.into(), side.1, b""), counters).unwrap();
+        let registered = Arc::<SessionRegistry>::default().register(SessionFacts::default(), None, AtServer::default());
+        let chunk = vec![0; 1024 * 1024];
+        let writes =
+            async { while tokio::time::timeout(Duration::from_millis(500), server.write_all(&chunk)).await.is_ok() {} };
+        tokio::select! {
+            ended = relay.run(&registered) => panic!("{ended:?}"),
+            () = writes => {}
+        }
+        drop(server);
+        let (handle, reads) = (Arc::clone(registered.handle()), async move {
+            let mut some = vec![0; 1024];
+            while client.read(&mut some).await.is_ok_and(|n| n > 0) {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        });
+        let reads = tokio::spawn(reads);
+        let finish = tokio::spawn(async move {
+            relay.finish(Ended { party: Party::Upstream, cause: Cause::Eof }, registered.handle()).await
+        });
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert!(!finish.is_finished(), "its client has some of them to read");
+        handle.end(Cause::Draining);
+        assert!(tokio::time::timeout(PATIENCE, finish).await.is_ok(), "it still waits");
+        assert!(!reads.is_finished(), "it is slow");
+        reads.abort();
     }
 }

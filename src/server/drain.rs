@@ -8,6 +8,10 @@ use tracing::info;
 
 use crate::{config::NewClients, outcome::Cause, session::Shared, worker};
 
+/// A session that has been told to end has closed its connections within this time: it waits a second for its client
+/// and its server to close theirs.
+const CLOSES_WITHIN: Duration = Duration::from_secs(5);
+
 /// How long a drain takes, and what becomes of clients that come during its grace period.
 #[derive(Debug, Clone, Copy)]
 pub struct Drain {
@@ -20,9 +24,9 @@ pub struct Drain {
 }
 
 impl Drain {
-    /// Drains, and returns when no session is left, but not before the grace period is over: load balancers send
-    /// clients until they have seen `/healthz`, whether or not anybody is there. The caller drops this on a second
-    /// signal.
+    /// Drains, and returns when no session is left, or all have had the time to close, but not before the grace period
+    /// is over: load balancers send clients until they have seen `/healthz`, whether or not anybody is there. The
+    /// caller drops this on a second signal.
     pub async fn run(self, shared: &Arc<Shared>) {
         let Self { grace, duration, new_clients } = self;
         let (admission, sessions) = (&shared.admission, &shared.sessions);
@@ -59,7 +63,8 @@ impl Drain {
             sleep_until(first + spread.mul_f64(n as f64 / count)).await;
             handle.end(Cause::Draining);
         }
-        while !sessions.is_empty() {
+        let all_close_by = Instant::now().max(first + spread) + CLOSES_WITHIN;
+        while !sessions.is_empty() && Instant::now() < all_close_by {
             // A session that began just as the drain did is not among the handles.
             for handle in sessions.handles() {
                 handle.end(Cause::Draining);
