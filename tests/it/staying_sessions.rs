@@ -91,6 +91,33 @@ async fn a_slow_member_of_a_queue_group_that_stays_has_all_messages() {
     weir.assert_nothing_leaked().await;
 }
 
+/// It has two minutes to take what the new server has given it, and the drain has 12 s.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_drain_of_a_server_does_not_wait_for_a_member_of_a_queue_group_that_takes_nothing() {
+    let (cluster, admin) = (Cluster::start(2, |server| server).await, AdminSocket::default());
+    let top = "lame_duck_grace_period = \"0s\"\nlame_duck_duration = \"12s\"";
+    let weir = WeirConfig::of(&cluster).top(top).account("default", REHOME).table(&admin.toml()).start().await;
+    let mut client = RawClient::connect(&weir.address, &Login::nobody()).await;
+    client.subscribe("jobs", 1).await.unwrap();
+    client.send(b"SUB jobs workers 2\r\n").await.unwrap();
+    client.round_trip().await.unwrap();
+    let from = usize::from(cluster.settles_at(1).await[1] == 1);
+    let mut publisher = RawClient::connect(&cluster.servers[1 - from].address, &Login::nobody()).await;
+    // More than the buffers on the way hold.
+    for _ in 0..3_000 {
+        publisher.publish("jobs", &[b'x'; 8_000]).await.unwrap();
+    }
+    publisher.round_trip().await.unwrap();
+    let name = &cluster.servers[from].name;
+    admin.does(&["drain", name]).await;
+    weir.until("it has left", |metrics| {
+        metrics.get(&format!("weir_sessions_active{{server=\"{name}\"}}")) == Some(0.0)
+    })
+    .await;
+    drop(client);
+    weir.assert_nothing_leaked().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_is_read_while_the_new_server_stands_still() {
     let (mut cluster, admin, weir, mut client, (from, to)) = one_client("SUB here 1\r\n").await;

@@ -8,7 +8,7 @@ use std::{
 
 use tokio::time::sleep;
 
-use super::{Mover, OnItsWay, RETURN_WITHIN, Way, movable};
+use super::{GOES_WITHIN, Mover, OnItsWay, RETURN_WITHIN, Way, movable};
 use crate::{
     outcome::{MoveCause, MoveResult},
     rebalance::run::{Candidate, Landing, QUIET, Run, Step, Turn},
@@ -33,11 +33,13 @@ pub(super) enum Go {
 }
 
 impl Mover {
-    /// Carries a run out that `with_run` gives access to. Returns once everybody has landed or is late.
+    /// Carries a run out that `with_run` gives access to. Returns once everybody has landed or is late. Sessions are
+    /// not waited for after `asked_until`.
     pub(super) async fn carry_out(
         &self,
         servers: &[Arc<Server>],
         cause: MoveCause,
+        asked_until: Option<Instant>,
         mut with_run: impl FnMut(&mut dyn FnMut(&mut Run) -> Step) -> Step,
         mut go: impl FnMut() -> Go,
     ) {
@@ -48,6 +50,12 @@ impl Mover {
             let mut landed = Vec::new();
             let mut stay = Vec::new();
             on_their_way.retain_mut(|one| match self.seen(one, cause, now) {
+                Seen::OnItsWay if one.stays(now) || asked_until.is_some_and(|until| now >= until && one.is_asked()) => {
+                    // The slot of an order that it has not seen is given back.
+                    drop(self.shared().move_orders.take(one.session));
+                    stay.push(one.flow);
+                    false
+                }
                 Seen::OnItsWay => true,
                 Seen::Stays => {
                     stay.push(one.flow);
@@ -87,7 +95,8 @@ impl Mover {
                         Begun::OnItsWay(way) => {
                             without_room = 0;
                             let (session, to) = (candidate.session, servers[to].id());
-                            on_their_way.push(OnItsWay { session, to, way, flow, until: now + RETURN_WITHIN });
+                            let within = if let Way::Asked(_) = way { GOES_WITHIN } else { RETURN_WITHIN };
+                            on_their_way.push(OnItsWay { session, to, way, flow, until: now + within });
                         }
                         not => {
                             if matches!(not, Begun::NoSlot) {
@@ -188,6 +197,17 @@ impl Mover {
         };
         self.count(cause, landing);
         Seen::Landed(landing)
+    }
+}
+
+impl OnItsWay {
+    fn is_asked(&self) -> bool {
+        matches!(self.way, Way::Asked(_))
+    }
+
+    /// Whether it is a session that has not gone in its time.
+    fn stays(&self, now: Instant) -> bool {
+        self.is_asked() && now >= self.until
     }
 }
 

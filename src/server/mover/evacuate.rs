@@ -114,7 +114,7 @@ impl Mover {
                     false if !self.goes_on(server, cause) => Go::Stop("it gets clients again".to_owned()),
                     false => Go::On,
                 };
-                self.carry_out(&census.servers, cause, with_run, go).await;
+                self.carry_out(&census.servers, cause, Some(until), with_run, go).await;
             } else if cause == MoveCause::Drain && census.candidates.is_empty() || !has_room(&census) {
                 break;
             }
@@ -151,7 +151,7 @@ impl Mover {
                 let with_run = |step: &mut dyn FnMut(&mut Run) -> Step| step(&mut run);
                 let is_over = || Instant::now() >= until;
                 let go = || if is_over() { Go::Stop("the time is over".to_owned()) } else { Go::On };
-                self.carry_out(&census.servers, MoveCause::LameDuck, with_run, go).await;
+                self.carry_out(&census.servers, MoveCause::LameDuck, Some(until), with_run, go).await;
             } else if !has_room(&census) {
                 return;
             }

@@ -38,6 +38,10 @@ pub use self::rebalance::{Asked, Preview};
 /// of every library (2 s, docs/explanation/clients.md), a refusal, and another wait.
 const RETURN_WITHIN: Duration = Duration::from_secs(10);
 
+/// A session that has not gone by then stays: its login at the new server takes 5 s at most, and the move 8 s. A member
+/// of a queue group then has up to two minutes for what the new server has given it, and nobody is to wait for that.
+const GOES_WITHIN: Duration = Duration::from_secs(15);
+
 /// What moves clients. One for the process.
 #[derive(Clone)]
 pub struct Mover(Arc<Inner>);
@@ -103,7 +107,7 @@ struct OnItsWay {
     to: ServerId,
     way: Way,
     flow: usize,
-    /// When it is late, where it has been closed.
+    /// When it is late.
     until: Instant,
 }
 

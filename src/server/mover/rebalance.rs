@@ -165,7 +165,7 @@ impl Mover {
             }
             Go::Stop(why)
         };
-        self.carry_out(servers, MoveCause::Rebalance, with_run, go).await;
+        self.carry_out(servers, MoveCause::Rebalance, None, with_run, go).await;
         drop(ends);
     }
 
