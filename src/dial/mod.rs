@@ -89,6 +89,11 @@ impl DialError {
         matches!(self, Self::Io(err) if is_for_want_of_memory_or_files(err))
     }
 
+    /// Whether a nats-server has said so that works.
+    pub fn is_busy(&self) -> bool {
+        matches!(self, Self::Full | Self::Throttled)
+    }
+
     /// Notes what this end of a dial shows of its server. The dial `began` then, and was `given` so long. Returns the
     /// pause when that ejects the server, or its WebSocket port, anew.
     pub fn note_at(&self, server: &Server, port: Port, (began, given): (Instant, Duration)) -> Option<Duration> {

@@ -14,7 +14,7 @@ use tracing::debug;
 use crate::{
     admission::{Account, Claim, Client, Login, Pass, Proof, QuotaIdentity, RehomeLimits, Wait},
     client_library::returns::Return,
-    dial::{self, LoggedIn},
+    dial::{self, DialError, LoggedIn},
     dispatch::{SessionWait, TurnSender},
     identity::{ClientKey, CredentialKey},
     net::timer::now,
@@ -425,13 +425,12 @@ impl RehomeTerms {
         }
         let began = Instant::now();
         let tls = shared.servers_tls.as_deref().into();
-        match dial::dial(server, tls, &self.proxy_header, began + IS_LOST_WITHIN).await {
-            Ok(there) => there.info().server_id() != &*self.server_id,
-            Err(err) => {
-                err.note_at(server, Port::Client, (began, IS_LOST_WITHIN));
-                true
-            }
+        let dialled = dial::dial(server, tls, &self.proxy_header, began + IS_LOST_WITHIN).await;
+        if let Err(err) = &dialled {
+            err.note_at(server, Port::Client, (began, IS_LOST_WITHIN));
         }
+        let there = dialled.as_ref().map(|there| there.info().server_id());
+        shows_loss(there, server.process_id().as_deref(), &self.server_id)
     }
 
     async fn await_turn(&self, shared: &Shared, account: &Arc<Account>, until: Instant) -> Result<Pass, NoHome> {
@@ -463,6 +462,34 @@ impl RehomeTerms {
             Waited::Turn(pass) => Ok(pass),
             Waited::Refused(reason) => Err(NoHome::Not(reason.name())),
             Waited::Left(()) => Err(NoHome::Not("the client has left")),
+        }
+    }
+}
+
+/// Whether a dial of its server shows that the process with this `server_id`, which had the session, is gone. The dial
+/// has found the process `there`, and `last` is the one that has answered there last.
+fn shows_loss(there: Result<&str, &DialError>, last: Option<&str>, server_id: &str) -> bool {
+    match there {
+        Ok(there) => there != server_id,
+        // A busy server works. It has said who it is, unless TLS comes before that.
+        Err(err) => !err.is_busy() || last != Some(server_id),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_is_busy_is_not_lost() {
+        assert!(!shows_loss(Ok("A"), Some("A"), "A"));
+        assert!(shows_loss(Ok("B"), Some("B"), "A"), "it has been restarted");
+        for busy in [DialError::Full, DialError::Throttled] {
+            assert!(!shows_loss(Err(&busy), Some("A"), "A"), "{busy}");
+            assert!(shows_loss(Err(&busy), Some("B"), "A"), "{busy}, and restarted");
+        }
+        for gone in [DialError::Closed, DialError::TimedOut] {
+            assert!(shows_loss(Err(&gone), Some("A"), "A"), "{gone}");
         }
     }
 }
