@@ -8,13 +8,21 @@ use weir::internals::fleet::lease::record::{Membership, Record};
 use weir::internals::protocol::connect::{Connect, ConnectError};
 use weir::internals::protocol::control_line::{ClientLine, LineScanner, TooLong, client_line, server_line};
 use weir::internals::protocol::info::{Info, Rewrite, Urls};
-use weir::internals::protocol::op::{Capture, ClientFraming, ClientScan, ServerFraming, ServerScan};
+use weir::internals::protocol::op::{
+    Capture, ClientFraming, ClientScan, LeafnodeFraming, LeafnodeScan, ServerFraming, ServerScan,
+};
 use weir::internals::protocol::client_preface::Preface;
 use weir::internals::protocol::s2::{self, Level, encode::Compressor};
 use weir::internals::protocol::subscriptions::{Subscribed, Subscriptions};
 use weir::internals::protocol::websocket::decode::{Decoder, Violation};
 use weir::internals::protocol::websocket::open::Request;
 use weir::internals::protocol::websocket::{FrameSize, Negotiated, DeflatePool, Role, encode, upgrade::Rules};
+
+/// nats-server's parser, as weir's own tests have it.
+#[path = "../../src/protocol/op/tests/reference.rs"]
+mod reference;
+
+use reference::{Found, Reference};
 
 /// The same lines are found however the bytes arrive, and no more of a line is buffered than the limit allows.
 pub fn control_line(data: &[u8]) {
@@ -217,8 +225,9 @@ pub fn subscriptions(data: &[u8]) {
     assert_eq!(written, expected);
 }
 
-/// Both framings find the same in a stream however it is cut, and also if it is cut into single bytes. The first byte
-/// of `data` chooses the cut. The same holds for a stream that repeats, as on a busy connection.
+/// Each framing finds the same in a stream however it is cut, and also if it is cut into single bytes. The first byte
+/// of `data` chooses the cut. The same holds for a stream that repeats, as on a busy connection. No CONNECT that
+/// nats-server's parser finds is missed.
 pub fn ops(data: &[u8]) {
     let Some((&cut, stream)) = data.split_first() else {
         return;
@@ -231,7 +240,32 @@ pub fn ops(data: &[u8]) {
 }
 
 fn ops_cut(stream: &[u8], step: usize) {
-    assert_eq!(client(stream, stream.len().max(1)), client(stream, step));
+    let (of_client, of_leafnode) = (client(stream, stream.len().max(1)), leafnode(stream, stream.len().max(1)));
+    assert_eq!(of_client, client(stream, step));
+    assert_eq!(of_leafnode, leafnode(stream, step));
+    let parts: Vec<&[u8]> = stream.chunks(step).collect();
+    let mut server = Reference::new(64);
+    match (server.parse(&parts), of_client.0) {
+        (Found::Connect(theirs), ClientScan::Connect { at }) => assert_eq!(theirs, at),
+        (Found::Connect(theirs), ClientScan::Violation { at } | ClientScan::Hmsg { at }) => assert!(at < theirs),
+        (Found::Connect(theirs), ClientScan::Pass) => panic!("a client's CONNECT at {theirs} is missed"),
+        (Found::Nothing, ClientScan::Pass) => {
+            assert_eq!((server.messages, server.at_start()), (of_client.1, of_client.2));
+        }
+        (Found::Nothing | Found::Error(_), _) => {}
+    }
+    // A line that is captured is read by another than the framing.
+    let (captures, over, messages, at_boundary) = of_leafnode;
+    let mut server = Reference::of_leafnode(usize::MAX);
+    match (server.parse(&parts), over) {
+        (Found::Connect(theirs), Some(LeafnodeScan::Connect { at })) if captures == 0 => assert_eq!(theirs, at),
+        (Found::Connect(theirs), Some(LeafnodeScan::Violation { at })) if captures == 0 => assert!(at < theirs),
+        (Found::Connect(theirs), over) => assert!(captures > 0, "a leafnode's CONNECT at {theirs} is missed: {over:?}"),
+        (Found::Nothing, None) if captures == 0 => {
+            assert_eq!((server.messages, server.at_start()), (messages, at_boundary));
+        }
+        (Found::Nothing | Found::Error(_), _) => {}
+    }
     for capture in [Capture::InfoOnly, Capture::EveryControlLine] {
         assert_eq!(server(stream, stream.len().max(1), capture), server(stream, step, capture));
     }
@@ -249,6 +283,33 @@ fn client(stream: &[u8], step: usize) -> (ClientScan, u64, bool) {
         return (found, framing.messages(), framing.at_boundary());
     }
     (ClientScan::Pass, framing.messages(), framing.at_boundary())
+}
+
+/// Returns the number of captured lines, where the scan was over, the number of messages, and whether the stream is
+/// between two operations.
+fn leafnode(stream: &[u8], step: usize) -> (usize, Option<LeafnodeScan>, u64, bool) {
+    let (mut framing, mut captures, mut open) = (LeafnodeFraming::default(), 0, false);
+    for (index, chunk) in stream.chunks(step).enumerate() {
+        let mut at = 0;
+        while at < chunk.len() {
+            if open {
+                let end = memchr::memchr(b'\n', &chunk[at..]);
+                (open, at) = (end.is_none(), end.map_or(chunk.len(), |end| at + end + 1));
+                continue;
+            }
+            let over = match framing.scan(&chunk[at..]) {
+                LeafnodeScan::Pass => break,
+                LeafnodeScan::Line { at: start } => {
+                    (captures, open, at) = (captures + 1, true, at + start);
+                    continue;
+                }
+                LeafnodeScan::Connect { at: found } => LeafnodeScan::Connect { at: index * step + at + found },
+                LeafnodeScan::Violation { at: bad } => LeafnodeScan::Violation { at: index * step + at + bad },
+            };
+            return (captures, Some(over), framing.messages(), framing.at_boundary());
+        }
+    }
+    (captures, None, framing.messages(), framing.at_boundary() && !open)
 }
 
 /// Returns the captured lines, the index of the violation, and the number of messages.

@@ -192,6 +192,21 @@ impl Info {
         Some(if raw.starts_with('"') { json::unquoted(raw.as_bytes()) } else { raw.to_owned() })
     }
 
+    /// Whether a nats-server that reads this INFO may take a mode of compression from it. For Go `Compression` is the
+    /// same key, and a null behind another value changes nothing. What is not JSON sets none.
+    pub fn may_set_compression(json: &[u8]) -> bool {
+        let mut reader = Reader::new(json);
+        if !reader.enter_object() {
+            return false;
+        }
+        while let Ok(Some((key, raw))) = reader.member() {
+            if json::same_key(&json::unquoted(key), "compression") && !matches!(raw, b"null" | b"\"\"") {
+                return true;
+            }
+        }
+        false
+    }
+
     /// Where the server says that it and the other servers of its cluster are, each `host:port`.
     pub fn connect_urls(&self) -> Vec<String> {
         let raw = self.template.raw("connect_urls");

@@ -60,6 +60,46 @@ async fn no_auth_user_stands_for_who_says_nothing() {
     weir.assert_nothing_leaked().await;
 }
 
+/// Where a line ends elsewhere for the hub than for whoever counts its leafnodes, a CONNECT can stand in what looks
+/// like a payload, and moves the leafnode into another account.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_connect_hides_behind_a_line_end() {
+    let users = "{ user: a, password: a, account: A }, { user: b, password: b, account: B }";
+    let hub = Hub::start("n1", &format!("authorization {{ users: [ {users} ] }}"), "accounts { A {}, B {} }").await;
+    let weir = before(&[&hub]).account("B", "max_leafnodes = 1").start().await;
+    let leafnode = leafnode("edge1", &url(&weir.address, "b:b")).await;
+    connected(&leafnode, 1).await;
+    let of = async |account: &str| {
+        let leafz = hub.server.monitoring("/leafz").await.unwrap();
+        leafz["leafs"].as_array().into_iter().flatten().filter(|one| one["account"] == account).count()
+    };
+    let connect = "CONNECT {\"user\":\"b\",\"pass\":\"b\"}";
+    let longer = "CONNECT {\"user\":\"b\",\"pass\":\"b\",\"name\":\"1234567\"}";
+    assert_eq!((connect.len(), "hello\r\n".len() + longer.len()), (31, 55));
+    for (n, hidden) in [
+        format!("LS+ \nLMSG x 31\r\n{connect}\r\n"),
+        format!("LS- \nLMSG x 31\r\n{connect}\r\n"),
+        format!("-ERR \nLMSG x 31\r\n{connect}\r\n"),
+        format!("LMSG x\ry 55\nhello\r\n{longer}\r\n"),
+    ]
+    .iter()
+    .enumerate()
+    {
+        let mut raw = RawClient::greeted(&weir.address).await.unwrap();
+        raw.send(b"CONNECT {\"user\":\"a\",\"pass\":\"a\",\"name\":\"raw\",\"protocol\":1}\r\n").await.unwrap();
+        eventually(PATIENCE, "it is in", async || if of("A").await == 1 { Ok(()) } else { Err(()) }).await;
+        raw.send(hidden.as_bytes()).await.unwrap();
+        eventually(PATIENCE, "it is closed", async || {
+            assert_eq!(of("B").await, 1, "leafnodes of B, of which one may be there: {hidden:?}");
+            let closed = weir.metrics().await.sum_where("weir_closed_total", "reason", "protocol");
+            if closed == (n + 1) as f64 { Ok(()) } else { Err(closed) }
+        })
+        .await;
+        eventually(PATIENCE, "it is gone", async || if of("A").await == 0 { Ok(()) } else { Err(()) }).await;
+    }
+    connected(&leafnode, 1).await;
+}
+
 /// A leafnode that is connected to the hub by two ways, one over another leafnode: the loop is noticed, as it is
 /// without weir, and whoever has closed it stays away for the 30 s that nats-server has for that.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -182,6 +182,23 @@ fn own_info_promises_what_all_servers_can_keep() {
 }
 
 #[test]
+fn a_mode_of_compression_is_found_as_go_reads_it() {
+    for json in [
+        r#"{"compression":"s2_fast"}"#,
+        r#"{"Compression":"s2_fast"}"#,
+        r#"{"compreſſion":"s2_fast"}"#,
+        r#"{"\u0063ompression":1}"#,
+        r#"{"compression":"s2_fast","compression":null}"#,
+        r#"{"COMPRESSION":"off","compression":""}"#,
+    ] {
+        assert!(Info::may_set_compression(json.as_bytes()), "{json}");
+    }
+    for json in [r#"{"compression":""}"#, r#"{"compression":null,"a":{"compression":"s2"}}"#, "{}", "", "[]"] {
+        assert!(!Info::may_set_compression(json.as_bytes()), "{json}");
+    }
+}
+
+#[test]
 fn own_info_without_servers_suits_every_client() {
     let info = written(&OwnInfo::new("W", "a\"b", &[], "h", 1, (Urls::Clients, &[])).with_tls(true, true, false));
     assert_eq!((info.version(), info.max_payload(), info.server_name()), ("2.10.0", Some(1 << 20), "a\"b"));

@@ -35,7 +35,12 @@ pub enum LeafnodeScan {
 ///
 /// An operation begins and ends where it does for nats-server (parser.go for `LEAF`, with `processLeafMsgArgs` and
 /// `processLeafHeaderMsgArgs`, 2.15), of those operations that a nats-server sends there. Its parser reads others too
-/// (`PUB`, `SUB`, `RMSG`): weir does not let them pass.
+/// (`PUB`, `SUB`, `RMSG`): weir does not let them pass. As with clients ([`super::client`]) it is stricter in two
+/// cases, in which a line would end elsewhere for the server, so that a CONNECT could be hidden from weir:
+/// - a LF as the first byte of an argument: the server makes it a part of the argument, which then continues on the
+///   next line;
+/// - a CR in the arguments of LMSG or HMSG that is not followed by LF: the server drops the last byte of the line for
+///   it, or another one, as its reads cut the stream.
 #[derive(Debug, Default)]
 pub struct LeafnodeFraming {
     state: State,
@@ -55,9 +60,11 @@ enum State {
         verb: Verb,
         read: u8,
     },
-    /// Blanks before the arguments of a message.
-    Blanks,
-    /// In the arguments of a message. `cr`: the last byte was a CR, which belongs to the arguments unless LF follows.
+    /// Behind a verb that must be followed by a blank.
+    NeedBlank(Verb),
+    /// Blanks before an argument.
+    Blanks(Verb),
+    /// In the arguments of a message. `cr`: the last byte was a CR, which only LF may follow.
     Args {
         args: Args,
         cr: bool,
@@ -226,34 +233,30 @@ impl LeafnodeFraming {
                 *verb = verb.at(*read, letter);
                 match verb.letters().get(usize::from(*read)) {
                     Some(expected) if *expected == letter => *read += 1,
-                    None if matches!(byte, b' ' | b'\t') => self.state = State::Blanks,
                     _ => return Err(Violation),
                 }
                 self.verb_read();
             }
-            State::Blanks => {
-                if !matches!(byte, b' ' | b'\t') {
-                    let mut args = Args::default();
-                    args.push(byte);
-                    self.state = State::Args { args, cr: false };
-                }
+            State::NeedBlank(verb) if is_blank(byte) => self.state = State::Blanks(*verb),
+            State::Blanks(_) if is_blank(byte) => {}
+            State::Blanks(verb) if byte != b'\n' => {
+                self.state = match verb {
+                    Verb::Lmsg | Verb::Hmsg => State::Args { args: Args::default(), cr: false },
+                    _ => State::Tail,
+                };
+                // The byte is the first of the argument.
+                return self.step(rest);
             }
-            State::Args { args, cr } => {
-                if byte == b'\n' {
-                    let size = args.size().filter(|_| args.words() > 1).ok_or(Violation)?;
-                    self.messages += 1;
-                    self.payload += u64::from(size);
-                    self.state = if size == 0 { State::Cr } else { State::Payload(size) };
-                } else {
-                    // A CR belongs to the end of the line only before LF.
-                    if std::mem::replace(cr, byte == b'\r') {
-                        args.push(b'\r');
-                    }
-                    if !*cr {
-                        args.push(byte);
-                    }
-                }
+            State::Args { args, .. } if byte == b'\n' => {
+                let size = args.size().filter(|_| args.words() > 1).ok_or(Violation)?;
+                self.messages += 1;
+                self.payload += u64::from(size);
+                self.state = if size == 0 { State::Cr } else { State::Payload(size) };
             }
+            State::Args { args, cr: cr @ false } => match byte {
+                b'\r' => *cr = true,
+                _ => args.push(byte),
+            },
             State::Tail => {
                 let Some(end) = memchr(b'\n', rest) else { return Ok(rest.len()) };
                 self.state = State::Start;
@@ -269,25 +272,33 @@ impl LeafnodeFraming {
             }
             State::Cr if byte == b'\r' => self.state = State::Lf,
             State::Lf if byte == b'\n' => self.state = State::Start,
-            State::Cr | State::Lf | State::Over => return Err(Violation),
+            State::NeedBlank(_) | State::Blanks(_) | State::Args { .. } | State::Cr | State::Lf | State::Over => {
+                return Err(Violation);
+            }
         }
         Ok(1)
     }
 
-    /// Of a line that is no message only its end matters, once the verb is known.
+    /// What follows the last letter of a verb: an argument, or anything up to the end of the line.
     fn verb_read(&mut self) {
         let State::Verb { verb, read } = self.state else { return };
         if usize::from(read) < verb.letters().len() {
             return;
         }
         match verb {
-            Verb::Lmsg | Verb::Hmsg => return,
             Verb::Ping => self.pings = self.pings.wrapping_add(1),
             Verb::Pong => self.pongs = self.pongs.wrapping_add(1),
-            Verb::Sub | Verb::Unsub | Verb::Ok | Verb::Err => {}
+            _ => {}
         }
-        self.state = State::Tail;
+        self.state = match verb {
+            Verb::Ping | Verb::Pong | Verb::Ok => State::Tail,
+            Verb::Lmsg | Verb::Hmsg | Verb::Sub | Verb::Unsub | Verb::Err => State::NeedBlank(verb),
+        };
     }
+}
+
+fn is_blank(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t')
 }
 
 /// A whole control line of LMSG or HMSG in the usual form at the start of `rest`. The size of the payload, with the

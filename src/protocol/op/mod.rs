@@ -5,6 +5,9 @@ mod args;
 mod client;
 mod fast_path;
 mod leafnode;
+#[cfg(test)]
+#[path = "tests/reference.rs"]
+mod reference;
 mod server;
 mod whole;
 

@@ -52,8 +52,8 @@ impl Speaker {
             Self::Leafnode => {
                 // One that is in a cluster tells of changes there. With a mode of compression in it the hub would
                 // speak what weir does not read.
-                let info = Info::parse(json).map_err(|_| Cause::Protocol)?;
-                if info.compression().is_some() {
+                Info::parse(json).map_err(|_| Cause::Protocol)?;
+                if Info::may_set_compression(json) {
                     return Err(Cause::Protocol);
                 }
                 out.put(line);

@@ -1,13 +1,11 @@
 //! Framing of what a client sends, beside a reference parser.
 
-mod reference;
-
 use proptest::prelude::*;
 
 use super::*;
 use crate::protocol::{
     control_line::not_connect_at,
-    op::client::tests::reference::{Found, Reference},
+    op::reference::{Found, Reference},
 };
 
 const MAX: usize = 64;

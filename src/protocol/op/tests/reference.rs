@@ -1,6 +1,6 @@
-//! nats-server's parser.go (2.15) for a client, transcribed as plainly as possible: it reads one byte at a time and
-//! treats arguments and split buffers as the server does, so that weir's framing can be compared with it at every cut.
-//! HMSG is left out: the server does not handle it properly from a client.
+//! nats-server's parser.go (2.15) for a client and for a leafnode, transcribed as plainly as possible: it reads one
+//! byte at a time and treats arguments and split buffers as the server does, so that weir's framing can be compared
+//! with it at every cut. HMSG of a client is left out: the server does not handle it properly.
 
 /// The result of parsing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +30,7 @@ enum State {
 }
 
 pub(super) struct Reference {
+    verbs: &'static [&'static str],
     state: State,
     max: usize,
     /// c.as, an index in the current buffer.
@@ -42,11 +43,26 @@ pub(super) struct Reference {
     pub(super) messages: u64,
 }
 
-const VERBS: [&str; 10] = ["PUB", "HPUB", "PING", "PONG", "SUB", "UNSUB", "INFO", "+OK", "-ERR", "CONNECT"];
+const OF_CLIENTS: &[&str] = &["PUB", "HPUB", "PING", "PONG", "SUB", "UNSUB", "INFO", "+OK", "-ERR", "CONNECT"];
+
+const OF_LEAFNODES: &[&str] = &[
+    "PUB", "HPUB", "PING", "PONG", "SUB", "UNSUB", "INFO", "+OK", "-ERR", "CONNECT", "LMSG", "RMSG", "HMSG", "LS+",
+    "LS-", "RS+", "RS-", "A+", "A-", "AU",
+];
 
 impl Reference {
     pub(super) fn new(max: usize) -> Self {
-        Self { state: State::OpStart, max, start: 0, drop: 0, arg: None, size: 0, message: None, messages: 0 }
+        Self::with(OF_CLIENTS, max)
+    }
+
+    /// For a leafnode that has logged in.
+    pub(super) fn of_leafnode(max: usize) -> Self {
+        Self::with(OF_LEAFNODES, max)
+    }
+
+    fn with(verbs: &'static [&'static str], max: usize) -> Self {
+        let state = State::OpStart;
+        Self { verbs, state, max, start: 0, drop: 0, arg: None, size: 0, message: None, messages: 0 }
     }
 
     pub(super) fn at_start(&self) -> bool {
@@ -75,17 +91,17 @@ impl Reference {
                 State::OpStart => {
                     *op = base + at;
                     let verb = vec![b.to_ascii_uppercase()];
-                    if !VERBS.iter().any(|v| v.as_bytes().starts_with(&verb)) {
+                    if !self.verbs.iter().any(|v| v.as_bytes().starts_with(&verb)) {
                         return error;
                     }
                     self.state = State::Op(verb);
                 }
                 State::Op(mut verb) => {
                     verb.push(b.to_ascii_uppercase());
-                    if !VERBS.iter().any(|v| v.as_bytes().starts_with(&verb)) {
+                    if !self.verbs.iter().any(|v| v.as_bytes().starts_with(&verb)) {
                         return error;
                     }
-                    self.state = match VERBS.iter().find(|v| v.as_bytes() == verb) {
+                    self.state = match self.verbs.iter().find(|v| v.as_bytes() == verb) {
                         None => State::Op(verb),
                         Some(&"CONNECT") => return Found::Connect(*op),
                         Some(&("PING" | "PONG" | "+OK")) => State::Tail,
@@ -116,10 +132,13 @@ impl Reference {
                             return error;
                         }
                         self.drop = 0;
-                        if verb == "PUB" || verb == "HPUB" {
-                            let Some(size) = sizes(&arg, verb == "HPUB") else {
-                                return error;
-                            };
+                        let size = match verb {
+                            "PUB" | "HPUB" => Some(sizes(&arg, verb == "HPUB")),
+                            "LMSG" | "RMSG" | "HMSG" => Some(leafnode_sizes(&arg, verb == "HMSG")),
+                            _ => None,
+                        };
+                        if let Some(size) = size {
+                            let Some(size) = size else { return error };
                             self.messages += 1;
                             self.size = size;
                             self.start = at + 1;
@@ -196,6 +215,20 @@ fn sizes(arg: &[u8], headers: bool) -> Option<usize> {
     let words: Vec<&[u8]> = arg.split(|b| matches!(b, b' ' | b'\t')).filter(|word| !word.is_empty()).collect();
     let count = words.len() - usize::from(headers && !words.is_empty());
     if count != 2 && count != 3 {
+        return None;
+    }
+    let size = parse_size(words[words.len() - 1])?;
+    if headers && parse_size(words[words.len() - 2])? > size {
+        return None;
+    }
+    Some(size)
+}
+
+/// processLeafMsgArgs and processLeafHeaderMsgArgs.
+fn leafnode_sizes(arg: &[u8], headers: bool) -> Option<usize> {
+    let words: Vec<&[u8]> = arg.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty()).collect();
+    let own = words.len().checked_sub(usize::from(headers))?;
+    if own < 2 || own > 3 && !matches!(words[1], b"+" | b"|") {
         return None;
     }
     let size = parse_size(words[words.len() - 1])?;
