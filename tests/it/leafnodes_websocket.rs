@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use ::weir::internals::config::Config;
 use serde_json::{Value, json};
+use weir_testkit::admin::AdminSocket;
 use weir_testkit::operator::Operator;
 use weir_testkit::tls::{Authority, pair};
 use weir_testkit::websocket::{WsClient, request};
@@ -289,6 +290,32 @@ async fn a_weir_that_drains_closes_them() {
     let leafnode = leafnode("edge1", &url("ws", &weir.address, "", "")).await;
     connected(&leafnode, 1).await;
     drain_closes(&mut weir, leafnode, &hub).await;
+}
+
+/// Leafnodes that stay in the process before have their places of the account in the new one. Of three, the first is
+/// closed at once, and the others not before a third of the hour is over.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn those_that_stay_in_the_process_before_count_as_leafnodes() {
+    let (hub, admin) = (Hub::start("n1", "", "").await, AdminSocket::default());
+    let config = over_websocket(&[&hub]).top("workers = 2\nlame_duck_duration = \"1h\"").table(&admin.toml());
+    let mut weir = config.account("default", "max_leafnodes = 3").start().await;
+    let mut leafnodes = Vec::new();
+    for n in 1..=3 {
+        leafnodes.push(leafnode(&format!("edge{n}"), &url("ws", &weir.address, "", "")).await);
+        connected(&leafnodes[n - 1], 1).await;
+    }
+    let _before = weir.is_taken_over().await;
+    leafnodes.push(leafnode("edge4", &url("ws", &weir.address, "", "")).await);
+    let refused = |now: &metrics::Metrics| now.sum_where("weir_refused_total", "reason", "account_leafnode_quota");
+    weir.until("one is refused", |now| refused(now) >= 1.0).await;
+    eventually(PATIENCE, "the other three are connected", async || match hub.count().await {
+        3 => Ok(()),
+        n => Err(n),
+    })
+    .await;
+    let own = weir.metrics().await;
+    weir.until("one more is refused", |now| refused(now) > refused(&own)).await;
+    assert_eq!(hub.count().await, 3);
 }
 
 /// Clients and leafnodes of one listener, and the listener's key changed by a reload.

@@ -131,6 +131,7 @@ async fn session(process: &Process, sockets: &TcpListener, id: u64, rng: &mut fa
         kind: Kind::Plain,
         peer: client.local_addr().unwrap(),
         listener: address,
+        is_leafnode: Some(false),
         accepted: 1,
         began: 1,
         user: Some("a".to_owned()),

@@ -360,9 +360,9 @@ impl Taking {
     /// Counts sessions that go on there.
     fn count(&mut self, sessions: Vec<SessionState>, home: &Home) {
         for state in sessions {
-            let to_count = state.to_count();
             // One on a server, or at a listener, that the configuration lacks counts nowhere here.
             if let Ok(adopted) = adopt(&home.shared, |at| home.listener(at), state) {
+                let to_count = adopted.to_count();
                 let (id, places) = adopted.into_places();
                 self.stay.insert(id, places);
                 home.shared.takeover.elsewhere().insert(id, to_count);

@@ -82,12 +82,13 @@ fn server(shared: &Shared, address: &str) -> Option<Arc<Server>> {
 pub fn adopt(
     shared: &Shared,
     listener: impl FnOnce(SocketAddr) -> Option<Arc<Listener>>,
-    state: SessionState,
+    mut state: SessionState,
 ) -> Result<Adopted, CannotResume> {
     let listener = listener(state.listener).ok_or(CannotResume::Listener(state.listener))?;
     let server = server(shared, &state.server).ok_or_else(|| CannotResume::Server(state.server.clone()))?;
-    let is_leafnode = listener.is_for_leafnodes;
-    let KeptPlaces { server, account } = Keep { is_leafnode, ..Keep::at(server, &state) }.places(shared);
+    // A listener for WebSocket has both.
+    let is_leafnode = *state.is_leafnode.get_or_insert(listener.is_for_leafnodes);
+    let KeptPlaces { server, account } = Keep::at(server, &state).places(shared);
     let account = AccountPlace::known(account);
     let entry = shared.admission.adopt_accepted(&listener.max_clients, (state.peer.ip(), is_leafnode), now());
     Ok(Adopted { state, places: Places { server, account, entry }, listener })
@@ -127,7 +128,7 @@ impl Keep {
             (None, Kind::Passthrough) => None,
             (None, _) => Some(Arc::from(UNKNOWN_ACCOUNT)),
         };
-        Self { server, account, quota_identity, is_leafnode: false }
+        Self { server, account, quota_identity, is_leafnode: state.is_leafnode.unwrap_or_default() }
     }
 
     /// Counts it, whatever the limits are.
@@ -161,6 +162,11 @@ impl Adopted {
 
     pub fn id(&self) -> u64 {
         self.state.id
+    }
+
+    /// The same session, to be counted only.
+    pub fn to_count(&self) -> SessionState {
+        self.state.to_count()
     }
 }
 

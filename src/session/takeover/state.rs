@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     relay::{
         RelayState,
-        registry::{SessionFacts, SessionHandle, TrafficState},
+        registry::{ListenerKind, SessionFacts, SessionHandle, TrafficState},
     },
     session::rehome::TermsState,
 };
@@ -31,6 +31,9 @@ pub struct SessionState {
     pub peer: SocketAddr,
     /// Where the client has come to.
     pub listener: SocketAddr,
+    /// Whether it is a leafnode. A version that does not say so leaves it to what the listener is for.
+    #[serde(default)]
+    pub is_leafnode: Option<bool>,
     pub accepted: u64,
     /// When its client was let in.
     pub began: u64,
@@ -73,8 +76,9 @@ pub struct SessionState {
 
 impl SessionState {
     /// One that is only to be counted.
-    pub fn counted(id: u64, listener: SocketAddr, account: String, server: String) -> Self {
-        Self { id, account: Some(account), server, listener, ..Self::of(&SessionHandle::default()) }
+    pub fn counted(id: u64, listener: SocketAddr, is_leafnode: bool, account: String, server: String) -> Self {
+        let (account, is_leafnode) = (Some(account), Some(is_leafnode));
+        Self { id, account, server, listener, is_leafnode, ..Self::of(&SessionHandle::default()) }
     }
 
     /// The same session, to be counted only.
@@ -84,6 +88,7 @@ impl SessionState {
             kind: self.kind,
             peer: self.peer,
             listener: self.listener,
+            is_leafnode: self.is_leafnode,
             accepted: self.accepted,
             began: self.began,
             user: self.user.clone(),
@@ -113,6 +118,7 @@ impl SessionState {
             kind: Kind::Plain,
             peer: (*peer).into(),
             listener: listener.address,
+            is_leafnode: Some(listener.kind == ListenerKind::Leafnode),
             accepted: accepted.raw(),
             began: accepted.raw(),
             user: text(said.user()),

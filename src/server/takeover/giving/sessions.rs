@@ -21,7 +21,7 @@ use crate::{
         passing::{MOST_DESCRIPTORS, Sender},
         timer,
     },
-    relay::registry::SessionHandle,
+    relay::registry::{ListenerKind, SessionHandle},
     server::{
         takeover::message::{Message, send},
         worker::Work,
@@ -326,15 +326,23 @@ impl SessionsToGive {
     /// must not give their places to others.
     fn logins_as_sessions(&mut self, sessions: &[Arc<SessionHandle>]) -> Vec<SessionState> {
         let shared = &self.shared;
-        let Some((listener, _)) = shared.listeners.load().first().cloned() else { return Vec::new() };
+        let listeners = shared.listeners.load();
+        let Some(&(listener, _)) = listeners.first() else { return Vec::new() };
         let (mut by_account, mut by_server) = (HashMap::<_, u32>::new(), HashMap::<_, u32>::new());
+        let (mut leafnodes, mut by_listener) = (HashMap::<_, u32>::new(), HashMap::<_, u32>::new());
         for handle in sessions {
+            let listener = &handle.facts().listener;
             *by_account.entry(handle.account()).or_default() += 1;
+            *leafnodes.entry(handle.account()).or_default() += u32::from(listener.kind == ListenerKind::Leafnode);
             *by_server.entry(handle.server_id()).or_default() += 1;
+            *by_listener.entry(listener.address).or_default() += 1;
         }
         for state in shared.takeover.elsewhere().values() {
             let server = shared.servers.iter().find(|server| server.address() == state.server);
-            *by_account.entry(state.account.as_deref().map(Arc::from)).or_default() += 1;
+            let account = state.account.as_deref().map(Arc::from);
+            *leafnodes.entry(account.clone()).or_default() += u32::from(state.is_leafnode == Some(true));
+            *by_account.entry(account).or_default() += 1;
+            *by_listener.entry(state.listener).or_default() += 1;
             if let Some(server) = server {
                 *by_server.entry(server.id()).or_default() += 1;
             }
@@ -343,17 +351,31 @@ impl SessionsToGive {
             *by_account.entry(Some(kept.account())).or_default() += 1;
             *by_server.entry(kept.server_id()).or_default() += 1;
         }
-        let accounts = shared.admission.accounts().connections().into_iter().flat_map(|(account, held)| {
-            let logins = held.saturating_sub(by_account.get(&Some(Arc::clone(&account))).copied().unwrap_or(0));
-            iter::repeat_n(account.to_string(), logins as usize)
+        let accounts = shared.admission.accounts();
+        let held_by_leafnodes: HashMap<_, _> =
+            accounts.leafnodes().into_iter().map(|(account, held, _)| (account, held)).collect();
+        let accounts = accounts.connections().into_iter().flat_map(|(account, held)| {
+            let held_by_leafnodes = held_by_leafnodes.get(&account).copied().unwrap_or(0);
+            let name = account.to_string();
+            let account = Some(account);
+            let of = |sessions: &HashMap<_, u32>| sessions.get(&account).copied().unwrap_or(0);
+            let logins = held.saturating_sub(of(&by_account));
+            let of_leafnodes = held_by_leafnodes.saturating_sub(of(&leafnodes));
+            (0..logins).map(move |n| (name.clone(), n < of_leafnodes))
         });
         let servers = shared.servers.iter().flat_map(|server| {
             let logins = server.load().held().saturating_sub(by_server.get(&server.id()).copied().unwrap_or(0));
             iter::repeat_n(server.address().to_owned(), logins as usize)
         });
-        // Which login is at which server does not matter for a count.
-        let logins = accounts.zip(servers).enumerate();
-        let as_session = |(n, (account, server))| SessionState::counted(u64::MAX - n as u64, listener, account, server);
+        let listeners = listeners.iter().flat_map(|(listener, limit)| {
+            let logins = limit.in_use().saturating_sub(by_listener.get(listener).copied().unwrap_or(0));
+            iter::repeat_n(*listener, logins as usize)
+        });
+        // Which login is at which server and listener does not matter for a count.
+        let logins = accounts.zip(servers).zip(listeners.chain(iter::repeat(listener))).enumerate();
+        let as_session = |(n, (((account, is_leafnode), server), listener))| {
+            SessionState::counted(u64::MAX - n as u64, listener, is_leafnode, account, server)
+        };
         let logins: Vec<_> = logins.map(as_session).collect();
         self.logins = logins.iter().map(|login| login.id).collect();
         logins
