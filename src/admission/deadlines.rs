@@ -52,6 +52,9 @@ const USUAL_HOLD: Duration = hold_within(Duration::from_secs(2));
 /// The part of `max_hold` that may pass before a client has seen INFO: 1.2 s of the default 1.5 s.
 const BEFORE_INFO: f64 = 0.8;
 
+/// A nats-server that connects as a leafnode waits for INFO for 1 s (`DEFAULT_LEAFNODE_INFO_WAIT`, const.go), from when
+/// TCP, or TLS before INFO, or the HTTP request of its WebSocket, is done. Of that its turn may take this much.
+const LEAFNODE_BEFORE_INFO: Duration = Duration::from_millis(750);
 /// A leafnode waits for the answer to its CONNECT for so long (`connectProcessTimeout`, leafnode.go).
 const LEAFNODE_ALLOWS: Duration = Duration::from_secs(2);
 /// So much of that is left at least for its CONNECT on the way and the answer on the way back: a leafnode counts from
@@ -91,6 +94,11 @@ impl DeadlinePolicy {
     /// or a refusal that it can read.
     pub fn before_info(&self, accepted: Instant, heard: Instant) -> Instant {
         counts_from(accepted, heard, self.max_hold) + self.max_hold.mul_f64(BEFORE_INFO)
+    }
+
+    /// The same for a leafnode, which counts from `heard`, however long what was before that has taken.
+    pub fn of_leafnode_before_info(&self, heard: Instant) -> Instant {
+        self.before_info(heard, heard).min(heard + LEAFNODE_BEFORE_INFO)
     }
 
     /// The deadlines of a client that was accepted at `accepted` and whose CONNECT, with this `lang`, came at
@@ -156,6 +164,23 @@ pub fn last_turn(came: Instant, hold_until: Instant, answer_by: Instant, login_t
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// TLS before INFO, or the HTTP request, may have taken any part of the time that a client has.
+    #[test]
+    fn a_leafnode_waits_for_info_as_long_however_late_it_is_heard() {
+        let accepted = Instant::now();
+        let ms = Duration::from_millis;
+        for (max_hold, waits) in [(USUAL_HOLD, 750), (ms(10_000), 750), (ms(500), 400)] {
+            let policy = DeadlinePolicy::new(max_hold, HashMap::new());
+            for late in [0, 400, 1_100, 1_900, 5_000] {
+                let heard = accepted + ms(late);
+                assert_eq!(policy.of_leafnode_before_info(heard), heard + ms(waits), "{late}");
+            }
+        }
+        // A client that has not given up yet counts from accept.
+        let policy = DeadlinePolicy::new(USUAL_HOLD, HashMap::new());
+        assert_eq!(policy.before_info(accepted, accepted + ms(1_100)), accepted + ms(1_200));
+    }
 
     #[test]
     fn what_is_told_of_a_lang_is_what_holds() {

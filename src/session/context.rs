@@ -36,8 +36,7 @@ const AUTH_TIMEOUT_BEHIND_TLS: Duration = Duration::from_secs(3);
 const SILENT_FOR: Duration = Duration::from_secs(240);
 
 /// A nats-server that connects as a leafnode waits for INFO for 1 s (`DEFAULT_LEAFNODE_INFO_WAIT`, const.go), from when
-/// TCP, or TLS before INFO, is there. Of that its turn may take this much, and turn and dial together that much.
-const LEAFNODE_WAIT: Duration = Duration::from_millis(750);
+/// TCP, or TLS before INFO, is there. Of that its turn and the dial may take this much together.
 const LEAFNODE_DIAL: Duration = Duration::from_millis(900);
 /// A dial has so long at least.
 const LEAFNODE_FAIR_DIAL: Duration = Duration::from_millis(150);
@@ -183,8 +182,11 @@ impl Context {
     /// Until when a client may wait for its turn that has not seen INFO.
     pub fn wait_before_info_until(&self) -> Instant {
         let (accepted, heard) = (self.accepted.into_std(), self.heard().into_std());
-        let until = Instant::from_std(self.shared.admission.deadline_policy().before_info(accepted, heard));
-        if self.listener.is_for_leafnodes { until.min(self.heard() + LEAFNODE_WAIT) } else { until }
+        let policy = self.shared.admission.deadline_policy();
+        Instant::from_std(match self.listener.is_for_leafnodes {
+            true => policy.of_leafnode_before_info(heard),
+            false => policy.before_info(accepted, heard),
+        })
     }
 
     /// The longest argument that CONNECT may have. A server sets no limit for that of a leafnode; weir does.
