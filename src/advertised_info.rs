@@ -383,7 +383,9 @@ fn same_server(a: &Info, b: &Info) -> bool {
         let nonce = info.nonce().is_some();
         (info.max_payload(), info.auth_required(), info.headers(), info.jetstream(), info.api_lvl(), nonce)
     };
-    let is_same =
-        |a: &Info, b: &Info| a.server_id() == b.server_id() && a.cluster_and_domain() == b.cluster_and_domain();
+    let is_same = |a: &Info, b: &Info| {
+        let is_named_alike = a.server_id() == b.server_id() && a.cluster_and_domain() == b.cluster_and_domain();
+        is_named_alike && a.proto() == b.proto()
+    };
     (a.shares_template_with(b) || is_same(a, b)) && settings(a) == settings(b)
 }

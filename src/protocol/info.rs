@@ -279,6 +279,12 @@ impl Info {
         self.number(Number::ApiLevel)
     }
 
+    /// The level of the protocol that the server speaks: 1 to clients, and to leafnodes since nats-server 2.11 a higher
+    /// one, with which they trace messages. `None` if absent.
+    pub fn proto(&self) -> Option<u64> {
+        self.template.raw("proto")?.parse().ok()
+    }
+
     /// Whether the server requires credentials.
     pub fn auth_required(&self) -> bool {
         self.flag(Flag::AuthRequired)

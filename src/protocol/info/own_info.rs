@@ -29,7 +29,8 @@ pub struct OwnInfo {
 impl OwnInfo {
     /// The common denominator of `infos`: the lowest version, the smallest `max_payload`, the lowest `api_lvl`, headers
     /// if all servers support them, `auth_required` and `jetstream` if any server has it, `cluster` and `domain` if all
-    /// have the same, and `proto` 1. It has no nonce, no `ldm`, and no URL but those of `advertise`.
+    /// have the same. `proto` is 1, and for leafnodes the lowest of the servers'. It has no nonce, no `ldm`, and no URL
+    /// but those of `advertise`.
     ///
     /// While no server is known: version 2.10.0, 1 MiB, headers, no JetStream, and `auth_required`. Java and Python
     /// send their credentials only if `auth_required` is set, and a client without credentials connects in either case.
@@ -54,7 +55,8 @@ impl OwnInfo {
         object.string("server_id", server_id);
         object.string("server_name", server_name);
         object.string("version", version);
-        object.number("proto", 1);
+        let proto = infos.iter().map(|info| info.proto().unwrap_or(1)).min().filter(|_| urls.are_of_leafnodes());
+        object.number("proto", proto.unwrap_or(1));
         object.place(host, port, (urls, advertise));
         if urls.are_of_leafnodes() {
             // A leafnode takes the port for another one without these. The number is none of the server's.

@@ -181,6 +181,24 @@ fn own_info_promises_what_all_servers_can_keep() {
     assert_eq!((info.version(), info.max_payload(), info.headers()), ("2.15.1", Some(1_048_576), false));
 }
 
+/// Leafnodes take the level of their hub from the first INFO alone.
+#[test]
+fn own_info_for_leafnodes_has_the_lowest_level_of_the_hubs() {
+    let of = |protos: &[&str], urls| {
+        let infos: Vec<Info> =
+            protos.iter().map(|proto| parse(&format!("{{\"version\":\"2.15.1\"{proto}}}"))).collect();
+        let (infos, mut out) = (infos.iter().collect::<Vec<_>>(), Vec::new());
+        OwnInfo::new("W", "w", &infos, "h", 1, (urls, &[])).write("192.0.2.1".parse().unwrap(), &mut out);
+        Info::parse(out.strip_prefix(b"INFO ").unwrap()).unwrap().proto()
+    };
+    let (new, old) = (",\"proto\":3", ",\"proto\":2");
+    for urls in [Urls::Leafnodes, Urls::LeafnodesOverWebSocket] {
+        assert_eq!((of(&[new, new], urls), of(&[new, old], urls)), (Some(3), Some(2)));
+        assert_eq!((of(&[new, ""], urls), of(&[], urls)), (Some(1), Some(1)));
+    }
+    assert_eq!(of(&[new, new], Urls::Clients), Some(1));
+}
+
 #[test]
 fn a_mode_of_compression_is_found_as_go_reads_it() {
     for json in [
