@@ -33,9 +33,6 @@ pub enum PollError {
     /// The system account cannot be asked now.
     #[error("the system account cannot be asked (cluster.system)")]
     NoSystem,
-    /// An address or the login of the system account cannot be used.
-    #[error("{0}")]
-    Connect(#[from] async_nats::ConnectError),
     /// Nobody answers on that subject, or not in time.
     #[error("{0}")]
     Ask(#[from] async_nats::RequestError),

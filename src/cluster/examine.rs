@@ -110,7 +110,7 @@ pub async fn examine_login(login: &Login, servers: &Arc<Servers>, access: &Clust
         Some(Observation { key: login.key().to_owned(), what, remedy, is_wrong: true })
     };
     let addresses = own_client::addresses(servers);
-    let system = match SystemAccount::connect(login, &addresses, access.tls.as_deref(), servers).await {
+    let system = match SystemAccount::connect(login, &addresses, access.tls.as_deref(), servers) {
         Ok(system) => system,
         Err(err) => return wrong(format!("it cannot be used ({err})")),
     };

@@ -2,15 +2,14 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use async_nats::{
-    Client, ConnectOptions, Event, PublishError, Subject, Subscriber, client::SetServerPoolError, connection::State,
-};
+use async_nats::{Client, ConnectOptions, Event, PublishError, Subject, Subscriber};
 use bytes::Bytes;
 use serde::{Deserialize, de::DeserializeOwned};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    cluster::{error::PollError, own_client, system_login::SystemLogin},
+    cluster::{error::PollError, own_client::OwnClient, system_login::SystemLogin},
     tls::Connector,
     upstream::Servers,
 };
@@ -78,7 +77,8 @@ impl Login {
 /// The connection. After a loss it reconnects by itself.
 #[derive(Debug, Clone)]
 pub struct SystemAccount {
-    client: Client,
+    client: OwnClient,
+    addresses: Arc<watch::Sender<Vec<String>>>,
     login: Arc<SystemLogin>,
 }
 
@@ -96,12 +96,12 @@ pub(super) struct ServerId {
 }
 
 impl SystemAccount {
-    /// Connects to the first of `addresses` (`host:port`) that answers, in the background. The connection counts at
-    /// that one of `servers`.
+    /// Connects to one of `addresses` (`host:port`) in the background, once there is one. The connection counts at that
+    /// one of `servers`.
     ///
     /// # Errors
     /// The login cannot be used.
-    pub async fn connect(
+    pub fn connect(
         login: &Login,
         addresses: &[String],
         tls: Option<&Connector>,
@@ -118,18 +118,16 @@ impl SystemAccount {
             .connection_timeout(CONNECT_TIMEOUT)
             .ping_interval(Duration::from_secs(10));
         let (pause, heard) = (move |tries| pauses.pause(tries), move |event: &Event| events.heard(event));
-        let options = own_client::with_servers(options, servers, pause, heard);
-        Ok(Self { client: options.connect(addresses).await?, login })
+        let (addresses, seen) = watch::channel(addresses.to_vec());
+        let client = OwnClient::open("the system account", options, (seen, servers), pause, heard);
+        Ok(Self { client, addresses: Arc::new(addresses), login })
     }
 
     /// Connects to one of these `addresses` (`host:port`) from now on. A connection to a server that is not among them
     /// lasts for as long as that server keeps it.
-    ///
-    /// # Errors
-    /// The connection is closed for good, or an address is none.
-    pub async fn set_addresses(&self, addresses: &[String]) -> Result<(), SetServerPoolError> {
+    pub fn set_addresses(&self, addresses: Vec<String>) {
         self.login.set_servers(addresses.len());
-        self.client.set_server_pool(addresses).await
+        self.addresses.send_replace(addresses);
     }
 
     /// Checks, each time that a server has let weir in, whether it may ask there; until `stop`.
@@ -142,7 +140,7 @@ impl SystemAccount {
 
     /// Whether servers answer it now.
     pub fn is_up(&self) -> bool {
-        self.login.is_good() && self.client.connection_state() == State::Connected
+        self.login.is_good() && self.client.is_connected()
     }
 
     /// Whether it may soon be seen whether servers answer it: nobody need be told yet that they do not.
@@ -150,15 +148,17 @@ impl SystemAccount {
         self.login.is_open()
     }
 
+    /// The client that there is, while servers answer it.
+    fn client_in_use(&self) -> Result<Client, PollError> {
+        self.client.now().filter(|_| self.is_up()).ok_or(PollError::NoSystem)
+    }
+
     /// Sends a request and returns the data of the first answer.
     ///
     /// # Errors
     /// [`PollError`]; without waiting, while there is no connection.
     pub(super) async fn ask<T: DeserializeOwned>(&self, subject: String, request: Bytes) -> Result<T, PollError> {
-        if !self.is_up() {
-            return Err(PollError::NoSystem);
-        }
-        let answer = self.client.request(subject, request).await?;
+        let answer = self.client_in_use()?.request(subject, request).await?;
         let answer: Response<T> = serde_json::from_slice(&answer.payload)?;
         answer.data.ok_or(PollError::NoAnswer)
     }
@@ -168,36 +168,34 @@ impl SystemAccount {
     /// # Errors
     /// [`PollError`].
     pub(super) async fn ask_all(&self, subject: &'static str, request: Bytes) -> Result<Subscriber, PollError> {
-        if !self.is_up() {
-            return Err(PollError::NoSystem);
-        }
-        let inbox = self.client.new_inbox();
-        let answers = self.client.subscribe(inbox.clone()).await?;
-        self.client.publish_with_reply(subject, inbox, request).await?;
+        let client = self.client_in_use()?;
+        let inbox = client.new_inbox();
+        let answers = client.subscribe(inbox.clone()).await?;
+        client.publish_with_reply(subject, inbox, request).await?;
         Ok(answers)
     }
 
-    /// Subscribes to requests, whatever is asked.
+    /// Subscribes to requests, whatever is asked. The subscription ends where the connection begins anew.
     ///
     /// # Errors
-    /// The connection is closed for good.
+    /// The connection begins anew just now.
     pub async fn subscribe_to(&self, subject: String) -> Result<Subscriber, PollError> {
-        Ok(self.client.subscribe(subject).await?)
+        Ok(self.client.get().await.subscribe(subject).await?)
     }
 
     /// Sends an answer.
     ///
     /// # Errors
-    /// The connection is closed for good, or the answer is longer than the servers take.
+    /// The connection begins anew just now, or the answer is longer than the servers take.
     pub async fn reply(&self, to: Subject, answer: Bytes) -> Result<(), PublishError> {
-        self.client.publish(to, answer).await
+        self.client.get().await.publish(to, answer).await
     }
 
-    /// Subscribes to what the servers publish from now on.
+    /// Subscribes to what the servers publish from now on. The subscription ends where the connection begins anew.
     ///
     /// # Errors
-    /// The connection is closed for good.
+    /// The connection begins anew just now.
     pub(super) async fn subscribe(&self, subject: &'static str) -> Result<Subscriber, PollError> {
-        Ok(self.client.subscribe(subject).await?)
+        Ok(self.client.get().await.subscribe(subject).await?)
     }
 }

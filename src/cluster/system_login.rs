@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use async_nats::{Client, Event, RequestErrorKind};
+use async_nats::{Event, RequestErrorKind};
 use serde::Deserialize;
 use tokio::{
     sync::Notify,
@@ -18,7 +18,10 @@ use tokio::{
 use tracing::{info, warn};
 
 use crate::{
-    cluster::{own_client::is_refusal, system_account::Response},
+    cluster::{
+        own_client::{OwnClient, is_refusal},
+        system_account::Response,
+    },
     tally::shown,
 };
 
@@ -209,7 +212,7 @@ impl SystemLogin {
     }
 
     /// Checks the login each time that a server has let it in, and again while it is of another account. Never returns.
-    pub(super) async fn watch(&self, client: &Client) {
+    pub(super) async fn watch(&self, client: &OwnClient) {
         let mut checks = 0;
         loop {
             let state = self.inner().state;
@@ -266,7 +269,8 @@ impl State {
 }
 
 /// Asks who the login is, and whether servers answer it.
-async fn check(client: &Client) -> Result<Option<UserInfo>, Fault> {
+async fn check(client: &OwnClient) -> Result<Option<UserInfo>, Fault> {
+    let client = client.get().await;
     let (who, servers) = tokio::join!(
         client.request("$SYS.REQ.USER.INFO", "".into()),
         client.request("$SYS.REQ.SERVER.PING", "".into())

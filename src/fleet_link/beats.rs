@@ -94,7 +94,7 @@ pub(super) async fn publish(link: &FleetLink, shared: &Shared) {
 async fn publish_signed(link: &FleetLink, beat: Vec<u8>) -> Result<(), PublishError> {
     let (subject, mut headers) = (link.subjects.beats(), HeaderMap::new());
     headers.insert(SIGNATURE, link.fleet.signer().sign(&subject, &beat));
-    link.connection.client().publish_with_headers(subject, headers, beat.into()).await
+    link.connection.get_client().await.publish_with_headers(subject, headers, beat.into()).await
 }
 
 /// What has been told in all, also by the processes before.

@@ -109,7 +109,7 @@ impl Bucket {
         replicas: Option<usize>,
         servers: usize,
     ) -> Result<Self, NoBucket> {
-        let context = jetstream::ContextBuilder::new().timeout(ANSWER_TIMEOUT).build(connection.client().clone());
+        let context = jetstream::ContextBuilder::new().timeout(ANSWER_TIMEOUT).build(connection.get_client().await);
         let stream = match find(&context, subjects).await? {
             Some(stream) => stream,
             None => make(&context, subjects, replicas, servers).await?,

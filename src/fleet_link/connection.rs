@@ -1,6 +1,7 @@
 //! The connection to the servers over which the weirs of a fleet hear of each other.
 
 use std::{
+    io,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU32, Ordering::Relaxed},
@@ -8,13 +9,13 @@ use std::{
     time::Duration,
 };
 
-use async_nats::{Client, ClientError, ConnectError, ConnectOptions, Event, ServerError, client::SetServerPoolError};
+use async_nats::{Client, ClientError, ConnectOptions, Event, ServerError};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::{
     cluster::{
-        own_client::{self, is_refusal},
+        own_client::{OwnClient, is_refusal},
         system_account::Login,
     },
     fleet_link::subjects::Subjects,
@@ -38,22 +39,23 @@ const MAX_UNREAD: usize = 4096;
 /// The connection. After a loss it reconnects by itself.
 #[derive(Debug, Clone)]
 pub struct Connection {
-    client: Client,
+    client: OwnClient,
+    addresses: Arc<watch::Sender<Vec<String>>>,
     health: Arc<Health>,
 }
 
 impl Connection {
-    /// Connects to the first of `addresses` (`host:port`) that answers, in the background. The connection counts at
-    /// that one of `servers`.
+    /// Connects to one of `addresses` (`host:port`) in the background, once there is one. The connection counts at that
+    /// one of `servers`.
     ///
     /// # Errors
-    /// The login cannot be used, or an address is none.
-    pub async fn open(
+    /// The login cannot be used.
+    pub fn open(
         login: Option<&Login>,
         (addresses, servers): (&[String], &Arc<Servers>),
         tls: Option<&Connector>,
         subjects: &Subjects,
-    ) -> Result<Self, ConnectError> {
+    ) -> io::Result<Self> {
         let options = match login {
             Some(login) => login.options(tls),
             None => Ok(with_tls(ConnectOptions::new(), tls)),
@@ -70,13 +72,19 @@ impl Connection {
             .client_capacity(MAX_WAITING)
             .subscription_capacity(MAX_UNREAD);
         let (pause, heard) = (move |tries| pauses.pause(tries), move |event: &Event| events.heard(event));
-        let options = own_client::with_servers(options, servers, pause, heard);
-        Ok(Self { client: options.connect(addresses).await?, health })
+        let (addresses, seen) = watch::channel(addresses.to_vec());
+        let client = OwnClient::open("the fleet", options, (seen, servers), pause, heard);
+        Ok(Self { client, addresses: Arc::new(addresses), health })
     }
 
-    /// The client, which sends whatever it is given as soon as it can.
-    pub fn client(&self) -> &Client {
-        &self.client
+    /// The client as it is now, which sends whatever it is given as soon as it can; `None` before there is an address.
+    pub fn client(&self) -> Option<Client> {
+        self.client.now()
+    }
+
+    /// The same, once there is one. Subscriptions end where the connection begins anew: then there is another one.
+    pub async fn get_client(&self) -> Client {
+        self.client.get().await
     }
 
     /// Whether a server has let weir in, and is not known to have gone.
@@ -96,12 +104,9 @@ impl Connection {
 
     /// Connects to one of these `addresses` (`host:port`) from now on. A connection to a server that is not among them
     /// lasts for as long as that server keeps it.
-    ///
-    /// # Errors
-    /// The connection is closed for good, or an address is none.
-    pub async fn set_addresses(&self, addresses: &[String]) -> Result<(), SetServerPoolError> {
+    pub fn set_addresses(&self, addresses: Vec<String>) {
         self.health.set_servers(addresses.len());
-        self.client.set_server_pool(addresses).await
+        self.addresses.send_replace(addresses);
     }
 
     /// What the servers have not permitted since they let weir in, such as `publish to a.b`; at most a few.
@@ -272,11 +277,12 @@ fn denied(words: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cluster::own_client::refusal;
 
     #[test]
     fn a_login_that_every_server_refuses_is_tried_less_and_less_often() {
         let health = Health::new("fleet.user", 2);
-        let refused = own_client::refusal();
+        let refused = refusal();
         health.heard(&refused);
         assert!(health.inner().told.is_none(), "the other server may let it in");
         for _ in 0..20 {

@@ -31,6 +31,9 @@ use crate::{
 /// How often it is looked whether a peer has fallen silent.
 const LOOK: Duration = Duration::from_millis(100);
 
+/// The pause before it subscribes again.
+const SUBSCRIBE_AGAIN: Duration = Duration::from_millis(50);
+
 /// A peer is asked whether it is still connected once its beats have stopped for this part of the time after which it
 /// is forgotten.
 const ASK_AFTER: f64 = 0.5;
@@ -78,33 +81,38 @@ impl Strangers {
 }
 
 async fn hear_messages(link: &FleetLink, shared: &Shared, strangers: &Strangers) {
-    let Ok((mut beats, mut byes, mut asked)) = subscribe(link).await else {
-        // The connection is closed for good: weir ends.
-        return;
-    };
-    // What comes meanwhile is news after what the process before has heard.
-    link.begin.cancelled().await;
     let mut hearing = Hearing { link, shared, strangers, told: None };
     let mut up = link.connection.watch();
     up.mark_changed();
     loop {
-        tokio::select! {
-            Some(message) = beats.next() => hearing.beat(&message),
-            Some(message) = byes.next() => hearing.bye(&message),
-            Some(message) = asked.next() => hearing.answer(message).await,
-            changed = up.changed() => {
-                if changed.is_err() {
-                    return;
+        if let Ok((mut beats, mut byes, mut asked)) = subscribe(link).await {
+            // What comes meanwhile is news after what the process before has heard.
+            link.begin.cancelled().await;
+            loop {
+                tokio::select! {
+                    message = beats.next() => match message {
+                        Some(message) => hearing.beat(&message),
+                        None => break,
+                    },
+                    Some(message) = byes.next() => hearing.bye(&message),
+                    Some(message) = asked.next() => hearing.answer(message).await,
+                    changed = up.changed() => {
+                        if changed.is_err() {
+                            return;
+                        }
+                        let is_up = *up.borrow_and_update();
+                        link.fleet.link().set_up(is_up);
+                    }
                 }
-                let is_up = *up.borrow_and_update();
-                link.fleet.link().set_up(is_up);
             }
         }
+        // The connection begins anew.
+        sleep(SUBSCRIBE_AGAIN).await;
     }
 }
 
 async fn subscribe(link: &FleetLink) -> Result<(Subscriber, Subscriber, Subscriber), SubscribeError> {
-    let (client, subjects) = (link.connection.client(), &link.subjects);
+    let (client, subjects) = (link.connection.get_client().await, &link.subjects);
     let interest = subjects.interest(link.fleet.ledger().me());
     Ok((
         client.subscribe(subjects.beats()).await?,
@@ -170,7 +178,7 @@ impl Hearing<'_> {
     async fn answer(&self, message: Message) {
         if let Some(reply) = message.reply {
             // Whoever asks hears nothing in time where this fails, and knows as much.
-            let _ = self.link.connection.client().publish(reply, "".into()).await;
+            let _ = self.link.connection.get_client().await.publish(reply, "".into()).await;
         }
     }
 

@@ -22,11 +22,12 @@ mod subjects;
 mod takeover;
 
 use std::{
+    io,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
-use async_nats::{ConnectError, RequestErrorKind, client::SetServerPoolError};
+use async_nats::RequestErrorKind;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -71,28 +72,25 @@ pub struct FleetLink {
 }
 
 impl FleetLink {
-    /// Connects to the first of `addresses` (`host:port`) that answers, in the background. The connection counts at
-    /// that one of `servers`.
+    /// Connects to one of `addresses` (`host:port`) in the background, once there is one. The connection counts at that
+    /// one of `servers`.
     ///
     /// # Errors
-    /// The login cannot be used, or an address is none.
-    pub async fn open(
+    /// The login cannot be used.
+    pub fn open(
         fleet: Arc<Fleet>,
         login: Option<&Login>,
         (addresses, servers): (&[String], &Arc<Servers>),
         tls: Option<&Connector>,
-    ) -> Result<Self, ConnectError> {
+    ) -> io::Result<Self> {
         let subjects = Subjects::of(fleet.name());
-        let connection = Connection::open(login, (addresses, servers), tls, &subjects).await?;
+        let connection = Connection::open(login, (addresses, servers), tls, &subjects)?;
         Ok(Self { fleet, connection, subjects, begin: CancellationToken::new(), told: Arc::default() })
     }
 
     /// Connects to one of these `addresses` (`host:port`) from now on.
-    ///
-    /// # Errors
-    /// The connection is closed for good, or an address is none.
-    pub async fn set_addresses(&self, addresses: &[String]) -> Result<(), SetServerPoolError> {
-        self.connection.set_addresses(addresses).await
+    pub fn set_addresses(&self, addresses: Vec<String>) {
+        self.connection.set_addresses(addresses);
     }
 
     /// Whether it may soon be seen how this weir comes to its part of what the fleet shares.
@@ -119,7 +117,8 @@ impl FleetLink {
     /// Asks whether a weir is connected to the servers.
     async fn probe(&self, holder: &Holder) -> Interest {
         self.fleet.link().count(Counted::Probe);
-        let asked = self.connection.client().request(self.subjects.interest(holder), "".into());
+        let Some(client) = self.connection.client() else { return Interest::Unknown };
+        let asked = client.request(self.subjects.interest(holder), "".into());
         match timeout(PROBE_TIMEOUT, asked).await {
             Ok(Ok(_)) => Interest::There,
             Ok(Err(err)) if err.kind() == RequestErrorKind::NoResponders => Interest::Gone,
@@ -158,11 +157,8 @@ impl FleetLink {
     }
 
     async fn say_goodbye(&self) {
-        if !self.connection.is_up() {
-            return;
-        }
+        let Some(client) = self.connection.client().filter(|_| self.connection.is_up()) else { return };
         let bye = Bye { id: self.fleet.id().clone(), run: self.fleet.run() };
-        let client = self.connection.client();
         let said = async {
             client.publish(self.subjects.byes(), bye.encode().into()).await.map_err(drop)?;
             client.flush().await.map_err(drop)

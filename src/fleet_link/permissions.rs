@@ -39,7 +39,7 @@ pub async fn examine(
     let wrong =
         |key: &str, what: String, remedy: String| Observation { key: key.to_owned(), what, remedy, is_wrong: true };
     let addresses = own_client::addresses(servers);
-    let connection = match Connection::open(login, (&addresses, servers), tls, &subjects).await {
+    let connection = match Connection::open(login, (&addresses, servers), tls, &subjects) {
         Ok(connection) => connection,
         Err(err) => {
             let remedy = "write a login of a user of an ordinary account".to_owned();
@@ -51,7 +51,7 @@ pub async fn examine(
         let remedy = "write a login of a user of an ordinary account, with JetStream for leases".to_owned();
         return vec![wrong(key, "no server lets weir in with it".to_owned(), remedy)];
     }
-    try_all(connection.client(), &subjects, needs_leases).await;
+    try_all(&connection.get_client().await, &subjects, needs_leases).await;
     let denied = connection.denied();
     // What was tried stands for all of its kind.
     let of_kind = |what: &String| what.strip_suffix(NOBODY).map_or_else(|| what.clone(), |begin| format!("{begin}>"));

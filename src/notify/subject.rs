@@ -1,20 +1,21 @@
 //! Publishes events to a NATS subject, on a connection of its own: the login that may do so may be one of any account.
 
 use std::{
+    io,
     sync::{Arc, Mutex as StdMutex, PoisonError},
     time::Duration,
 };
 
-use async_nats::{Client, Event as Happening, ServerError};
+use async_nats::{Event as Happening, ServerError};
 use tokio::{
     sync::{Mutex, mpsc, watch},
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
 use crate::{
-    cluster::{own_client, system_account::Login},
+    cluster::{own_client::OwnClient, system_account::Login},
     notify::{Message, Notifier, Outcome, Receiver},
     tls::Connector,
     upstream::Servers,
@@ -68,33 +69,29 @@ pub async fn run(
     queue: Arc<Mutex<mpsc::Receiver<Message>>>,
     stop: CancellationToken,
 ) {
-    let mut addresses = publish.addresses.clone();
-    let first = addresses.borrow_and_update().clone();
     let publishing = async {
-        let client = match connect(&publish, &first, tls.as_deref(), &notifier).await {
+        let client = match connect(&publish, tls.as_deref(), &notifier) {
             Ok(client) => client,
-            // Reading the configuration has checked the login, and trying to connect goes on in the background.
+            // Reading the configuration has checked the login.
             Err(err) => {
                 warn!(key = publish.table, %err, "no connection to publish events");
                 return;
             }
         };
         let mut queue = queue.lock().await;
-        let publish_all = async {
-            while let Some(message) = queue.recv().await {
-                let subject = format!("{}.{}", publish.subject, message.kind.name());
-                let sent = async {
-                    client.publish(subject, message.body).await.map_err(drop)?;
-                    client.flush().await.map_err(drop)
-                };
-                let outcome = match timeout(PUBLISH_TIMEOUT, sent).await {
-                    Ok(Ok(())) => Outcome::Delivered,
-                    _ => Outcome::Failed,
-                };
-                notifier.note(Receiver::Nats, outcome);
-            }
-        };
-        tokio::join!(publish_all, follow(addresses, &client));
+        while let Some(message) = queue.recv().await {
+            let subject = format!("{}.{}", publish.subject, message.kind.name());
+            let client = client.get().await;
+            let sent = async {
+                client.publish(subject, message.body).await.map_err(drop)?;
+                client.flush().await.map_err(drop)
+            };
+            let outcome = match timeout(PUBLISH_TIMEOUT, sent).await {
+                Ok(Ok(())) => Outcome::Delivered,
+                _ => Outcome::Failed,
+            };
+            notifier.note(Receiver::Nats, outcome);
+        }
     };
     tokio::select! {
         () = publishing => {}
@@ -103,25 +100,7 @@ pub async fn run(
     stop.cancelled().await;
 }
 
-/// Has the client connect to the servers that there are now, and to no other, each time that they have changed. A
-/// connection to a server that is not among them lasts for as long as that server keeps it.
-async fn follow(mut addresses: watch::Receiver<Vec<String>>, client: &Client) {
-    while addresses.changed().await.is_ok() {
-        let now = addresses.borrow_and_update().clone();
-        // Heard once there is a connection: one that is lost is tried at the addresses of before.
-        match client.set_server_pool(&now[..]).await {
-            Ok(()) => debug!(addresses = now.len(), "events may be published through other servers"),
-            Err(err) => warn!(%err, "events are still published through the servers of before"),
-        }
-    }
-}
-
-async fn connect(
-    publish: &Publish,
-    addresses: &[String],
-    tls: Option<&Connector>,
-    notifier: &Arc<Notifier>,
-) -> Result<Client, async_nats::Error> {
+fn connect(publish: &Publish, tls: Option<&Connector>, notifier: &Arc<Notifier>) -> io::Result<OwnClient> {
     let (heard, counts, told) = (publish.clone(), Arc::clone(notifier), Arc::new(Told::default()));
     let options = publish.login.options(tls)?.name("weir events").client_capacity(MAX_WAITING);
     let pause = |tries| {
@@ -129,8 +108,8 @@ async fn connect(
         Duration::from_secs(seconds).mul_f64(0.75 + 0.5 * fastrand::f64())
     };
     let hear = move |happening: &Happening| hear(&heard, &counts, &told, happening);
-    let options = own_client::with_servers(options, &publish.servers, pause, hear);
-    Ok(options.connect(addresses).await?)
+    let at = (publish.addresses.clone(), &publish.servers);
+    Ok(OwnClient::open("events", options, at, pause, hear))
 }
 
 fn hear(publish: &Publish, notifier: &Notifier, told: &Told, happening: &Happening) {

@@ -77,14 +77,14 @@ impl Background {
         };
         let asks_servers = config.discover.as_ref().filter(|discover| discover.connect_urls);
         let named = asks_servers.map(|discover| NamedByServers::new(discover, (&now, before), &shared.servers));
-        let system = self.open_system_account(config).await?;
+        let system = self.open_system_account(config)?;
         let access = ClusterAccess {
             system,
             tls: shared.servers_tls.clone(),
             websocket_tls: shared.websocket_tls.clone(),
             plain_info: plain_info(config),
         };
-        let fleet = fleets::join(config, shared, &self.tasks, &access).await?;
+        let fleet = fleets::join(config, shared, &self.tasks, &access)?;
         let (lookups, all, cluster) = (Arc::new(Mutex::new(account_lookups)), Arc::clone(shared), access.clone());
         self.tasks.spawn("account look-ups", move |stop| {
             cluster::account_lookup::run(
@@ -115,12 +115,11 @@ impl Background {
     }
 
     /// Opens the connection to the system account, where there is a login for it, and starts what depends on it.
-    async fn open_system_account(&self, config: &Config) -> Result<Option<SystemAccount>, ServerError> {
+    fn open_system_account(&self, config: &Config) -> Result<Option<SystemAccount>, ServerError> {
         let Some(login) = &config.system_login else { return Ok(None) };
         let shared = &self.shared;
         let addresses = members::addresses(shared, config.discover.as_ref());
         let system = SystemAccount::connect(login, &addresses, shared.servers_tls.as_deref(), &shared.servers)
-            .await
             .map_err(|err| ServerError::System(err.to_string()))?;
         let account = system.clone();
         self.tasks.spawn("system login", move |stop| account.clone().watch_login(stop));

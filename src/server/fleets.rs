@@ -34,7 +34,7 @@ pub(super) fn fleet(config: &FleetConfig, goes_on_as: Option<Process>) -> Fleet 
 
 /// Connects to the fleet, where there is one, and starts what depends on that. The connection takes its place at a
 /// server before any client does.
-pub(super) async fn join(
+pub(super) fn join(
     config: &Config,
     shared: &Arc<Shared>,
     tasks: &Supervisor,
@@ -50,7 +50,6 @@ pub(super) async fn join(
         (&addresses, &shared.servers),
         shared.servers_tls.as_deref(),
     )
-    .await
     .map_err(|err| ServerError::Fleet(err.to_string()))?;
     shared.admission.accounts().join(Arc::clone(&fleet));
     shared.admission.share_quotas(fleet.leases());

@@ -8,9 +8,9 @@ use std::{
 
 use tokio::{
     sync::watch,
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep},
 };
-use tracing::{info, warn};
+use tracing::info;
 
 use crate::{
     cluster::{self, ClusterAccess},
@@ -29,9 +29,6 @@ use crate::{
 
 /// How often it is looked whether the last session of a drained server has ended.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
-
-/// How long the connection to the system account may take to hear of other addresses.
-const SET_ADDRESSES: Duration = Duration::from_secs(60);
 
 /// The servers, with what watches them. What is started here runs on the runtime of the caller, which is that of the
 /// control thread.
@@ -292,22 +289,11 @@ impl Inner {
             return;
         }
         self.addresses.send_replace(addresses.clone());
-        if let Some(fleet) = self.fleet.clone() {
-            let addresses = addresses.clone();
-            tokio::spawn(async move {
-                match timeout(SET_ADDRESSES, fleet.set_addresses(&addresses)).await {
-                    Ok(Ok(())) | Err(_) => {}
-                    Ok(Err(err)) => warn!(%err, "the fleet is still reached through the servers of before"),
-                }
-            });
+        if let Some(fleet) = &self.fleet {
+            fleet.set_addresses(addresses.clone());
         }
-        let Some(system) = self.access.system.clone() else { return };
-        tokio::spawn(async move {
-            // Heard only while there is a connection: one that is lost is tried at the addresses of before.
-            match timeout(SET_ADDRESSES, system.set_addresses(&addresses)).await {
-                Ok(Ok(())) | Err(_) => {}
-                Ok(Err(err)) => warn!(%err, "the system account is still reached through the servers of before"),
-            }
-        });
+        if let Some(system) = &self.access.system {
+            system.set_addresses(addresses);
+        }
     }
 }

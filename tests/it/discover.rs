@@ -13,7 +13,10 @@ use hickory_resolver::proto::{
 use tokio::net::UdpSocket;
 use weir_testkit::{admin::AdminSocket, *};
 
-use crate::names::Etc;
+use crate::{
+    names::Etc,
+    own_connections::{OWN_ACCOUNTS, OWN_OTHERS, OWN_SYSTEM, has_its_own_connections},
+};
 
 /// A server at this address of loopback, at the ports of another one.
 async fn server_at(name: &str, ip: [u8; 4], ports_of: &NatsServer) -> NatsServer {
@@ -264,7 +267,7 @@ async fn events_are_published_through_the_servers_that_there_are() {
     listener.flush().await.expect("flushed");
     names.has(&[("n1.test.", &n1), ("n2.test.", &n2)]);
     weir.sees(2).await;
-    weir.says("events may be published through other servers").await;
+    weir.says("a connection may go to other servers of=\"events\"").await;
     n1.kill9();
     weir.says_times("events are published", 2).await;
     let _only = RawClient::connect(&weir.address, &Login::nobody()).await;
@@ -272,6 +275,23 @@ async fn events_are_published_through_the_servers_that_there_are() {
     let event = event.expect("in time").expect("an event");
     let told: serde_json::Value = serde_json::from_slice(&event.payload).expect("JSON");
     assert!(told["text"].as_str().is_some_and(|text| text.contains("is full")), "{told}");
+}
+
+/// Nothing leads to a server at first.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn weirs_own_connections_begin_with_the_first_server_that_is_found() {
+    let Some(etc) = Etc::new() else { return };
+    let Some(names) = NameServer::start([127, 53, 0, 3]).await else { return };
+    etc.hosts("127.0.0.1 n1.test\n");
+    etc.write("resolv.conf", "nameserver 127.53.0.3\noptions timeout:1\n");
+    let n1 = NatsServer::start(ServerOptions::named("n1").with(OWN_ACCOUNTS)).await;
+    let discover = format!("discover = \"_nats._tcp.nats.test\"\n{OWN_SYSTEM}");
+    let config = WeirConfig::of_servers(&[]).cluster(&discover).table(OWN_OTHERS).etc(etc.path());
+    let weir = config.start_before(0).await;
+    weir.says("the name of the servers cannot be looked up").await;
+    names.has(&[("n1.test.", &n1)]);
+    weir.sees(1).await;
+    has_its_own_connections(&weir, 1).await;
 }
 
 /// The resolver of the new process does not know the name: it has the servers from the old one.

@@ -3,6 +3,25 @@
 
 use weir_testkit::{crowd::*, *};
 
+/// Accounts of a server, and the tables of weir's own connections to it.
+pub const OWN_ACCOUNTS: &str = "accounts { SYS { users: [{user: admin, password: p}] }, \
+                            OPS { users: [{user: ops, password: p}] } }\nsystem_account: SYS";
+pub const OWN_SYSTEM: &str = "[cluster.system]\nuser = \"admin\"\npassword = \"p\"";
+pub const OWN_OTHERS: &str = "[warnings]\nsubject = \"weir.events\"\n\
+                              [warnings.login]\nuser = \"ops\"\npassword = \"p\"\n\
+                              [fleet]\nname = \"edge\"\nuser = \"ops\"\npassword = \"p\"\nquota = \"split\"";
+
+/// They have been made so many times, at least.
+pub async fn has_its_own_connections(weir: &Weir, n: usize) {
+    for line in ["connected to the system account", "connected to the fleet", "events are published"] {
+        eventually(PATIENCE, line, async || {
+            let log = weir.log();
+            if log.matches(line).count() >= n { Ok(()) } else { Err(log) }
+        })
+        .await;
+    }
+}
+
 /// The `max_connections` of the server.
 const MOST: usize = 12;
 
@@ -61,4 +80,19 @@ async fn a_connection_that_goes_elsewhere_counts_there() {
     cluster.servers[first].kill9();
     weir.says_times("events are published", 2).await;
     weir.until("the other one has it", |metrics| at(metrics)[first] == 0.0 && at(metrics)[1 - first] == 1.0).await;
+}
+
+/// The only server is gone for good, and a reload writes another one in its place.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_that_are_lost_go_on_at_the_servers_of_a_reload() {
+    let start = |name: &str| NatsServer::start(ServerOptions::named(name).with(OWN_ACCOUNTS));
+    let (mut n1, n2) = tokio::join!(start("n1"), start("n2"));
+    let mut weir = WeirConfig::of_servers(&[&n1]).table(OWN_SYSTEM).table(OWN_OTHERS).start().await;
+    has_its_own_connections(&weir, 1).await;
+    n1.kill9();
+    weir.says("lost the connection to the system account").await;
+    weir.reconfigure(&n1.address, &n2.address);
+    weir.reconfigure(&n1.monitor, &n2.monitor);
+    weir.reloads().await;
+    has_its_own_connections(&weir, 2).await;
 }

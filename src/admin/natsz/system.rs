@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use async_nats::Message;
 use bytes::Bytes;
-use futures_util::StreamExt;
+use futures_util::{StreamExt, future::join_all};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::time::sleep;
@@ -205,29 +205,28 @@ pub async fn answer_requests(natsz: &Natsz, account: SystemAccount, stop: Cancel
 }
 
 async fn answer_all(natsz: &Natsz, account: &SystemAccount) {
-    // In another account nobody asks.
-    while !account.is_up() {
-        sleep(ASK_AGAIN).await;
-    }
     let own = format!("$SYS.REQ.SERVER.{}", natsz.shared.advertised_info.own_server_id());
     let subjects = ["$SYS.REQ.SERVER.PING".to_owned(), "$SYS.REQ.SERVER.PING.*".to_owned(), format!("{own}.*")];
-    let mut requests = Vec::new();
-    for subject in subjects {
-        match account.subscribe_to(subject).await {
-            Ok(subscription) => requests.push(subscription),
-            // The connection is closed for good: weir stops.
-            Err(_) => return,
-        }
-    }
-    let mut requests = futures_util::stream::select_all(requests);
     let mut seq = 0;
-    while let Some(request) = requests.next().await {
-        seq += 1;
-        if let Some((reply, answer)) = answer(natsz, &request, seq).await
-            && let Err(err) = account.reply(reply, answer).await
-        {
-            debug!(%err, "an answer over the system account is lost");
+    loop {
+        // In another account nobody asks.
+        while !account.is_up() {
+            sleep(ASK_AGAIN).await;
         }
+        let subscribed = subjects.iter().map(|subject| account.subscribe_to(subject.clone()));
+        let requests: Vec<_> = join_all(subscribed).await.into_iter().flatten().collect();
+        let is_whole = requests.len() == subjects.len();
+        let mut requests = futures_util::stream::select_all(requests);
+        while is_whole && let Some(request) = requests.next().await {
+            seq += 1;
+            if let Some((reply, answer)) = answer(natsz, &request, seq).await
+                && let Err(err) = account.reply(reply, answer).await
+            {
+                debug!(%err, "an answer over the system account is lost");
+            }
+        }
+        // The connection begins anew.
+        sleep(ASK_AGAIN).await;
     }
 }
 
