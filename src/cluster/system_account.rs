@@ -48,11 +48,7 @@ impl Login {
             Self::Nkey(seed) => ConnectOptions::with_nkey(seed),
             Self::Password(user, password) => ConnectOptions::with_user_and_password(user, password),
         };
-        Ok(match tls {
-            None => options,
-            Some(tls) if tls.handshake_first() => options.tls_client_config(tls.config()).require_tls(true).tls_first(),
-            Some(tls) => options.tls_client_config(tls.config()).require_tls(true),
-        })
+        with_tls(options, tls)
     }
 
     /// The key to change in the table of a login that is wrong.
@@ -72,6 +68,16 @@ impl Login {
             Self::Password(..) => "cluster.system.user",
         }
     }
+}
+
+/// With weir's TLS towards the servers, where there is one.
+///
+/// # Errors
+/// Its `server_name` is no host.
+pub fn with_tls(options: ConnectOptions, tls: Option<&Connector>) -> std::io::Result<ConnectOptions> {
+    let Some(tls) = tls else { return Ok(options) };
+    let options = options.tls_client_config(tls.config_in_force()?).require_tls(true);
+    Ok(if tls.handshake_first() { options.tls_first() } else { options })
 }
 
 /// The connection. After a loss it reconnects by itself.

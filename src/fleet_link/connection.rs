@@ -16,7 +16,7 @@ use tracing::{info, warn};
 use crate::{
     cluster::{
         own_client::{OwnClient, is_refusal},
-        system_account::Login,
+        system_account::{Login, with_tls},
     },
     fleet_link::subjects::Subjects,
     tls::Connector,
@@ -58,7 +58,7 @@ impl Connection {
     ) -> io::Result<Self> {
         let options = match login {
             Some(login) => login.options(tls),
-            None => Ok(with_tls(ConnectOptions::new(), tls)),
+            None => with_tls(ConnectOptions::new(), tls),
         };
         let health = Arc::new(Health::new(key_of(login), addresses.len()));
         let (pauses, events) = (Arc::clone(&health), Arc::clone(&health));
@@ -112,14 +112,6 @@ impl Connection {
     /// What the servers have not permitted since they let weir in, such as `publish to a.b`; at most a few.
     pub fn denied(&self) -> Vec<String> {
         self.health.inner().denied.clone()
-    }
-}
-
-fn with_tls(options: ConnectOptions, tls: Option<&Connector>) -> ConnectOptions {
-    match tls {
-        None => options,
-        Some(tls) if tls.handshake_first() => options.tls_client_config(tls.config()).require_tls(true).tls_first(),
-        Some(tls) => options.tls_client_config(tls.config()).require_tls(true),
     }
 }
 

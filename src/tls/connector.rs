@@ -12,6 +12,7 @@ use std::{
 use arc_swap::ArcSwap;
 use rustls::{
     ClientConfig, RootCertStore,
+    client::WebPkiServerVerifier,
     crypto::aws_lc_rs::default_provider,
     pki_types::ServerName,
     sign::{CertifiedKey, SingleCertAndKey},
@@ -29,6 +30,7 @@ use crate::{
         BadFile, Pair,
         files::{self, Watched},
         handshake::step_by_step,
+        in_force::{self, InUse},
     },
 };
 
@@ -49,7 +51,7 @@ pub struct ServersTls {
 #[derive(Debug)]
 pub struct Connector {
     params: ServersTls,
-    config: ArcSwap<ClientConfig>,
+    in_use: Arc<ArcSwap<InUse>>,
     watched: Watched,
 }
 
@@ -60,8 +62,8 @@ impl Connector {
     /// All files that cannot be used.
     pub fn load(params: ServersTls) -> Result<Self, Vec<BadFile>> {
         let watched = Watched::new(params.files());
-        let config = ArcSwap::from_pointee(params.config()?);
-        Ok(Self { params, config, watched })
+        let in_use = Arc::new(ArcSwap::from_pointee(params.read()?));
+        Ok(Self { params, in_use, watched })
     }
 
     /// Reads the files again if any of them has changed. Returns whether new ones are in use.
@@ -72,13 +74,22 @@ impl Connector {
         if !self.watched.changed(self.params.files()) {
             return Ok(false);
         }
-        self.config.store(Arc::new(self.params.config()?));
+        self.in_use.store(Arc::new(self.params.read()?));
         Ok(true)
     }
 
-    /// The configuration in use, for a client that connects by itself. That client takes host names from addresses.
+    /// The configuration in use.
     pub fn config(&self) -> ClientConfig {
-        (**self.config.load()).clone()
+        (*self.in_use.load().config).clone()
+    }
+
+    /// A configuration for a client that connects by itself, and takes host names from addresses. It checks
+    /// certificates for [`ServersTls::server_name`] where that is set, and new files are in use there too.
+    ///
+    /// # Errors
+    /// `server_name` is no host.
+    pub fn config_in_force(&self) -> io::Result<ClientConfig> {
+        in_force::config(&self.in_use, self.params.server_name.as_deref())
     }
 
     pub fn handshake_first(&self) -> bool {
@@ -93,7 +104,7 @@ impl Connector {
         let host = self.params.server_name.as_deref().unwrap_or_else(|| host(address));
         let name =
             ServerName::try_from(host.to_owned()).map_err(|err| io::Error::new(io::ErrorKind::InvalidInput, err))?;
-        let mut handshake = TlsConnector::from(self.config.load_full()).connect(name, tcp);
+        let mut handshake = TlsConnector::from(Arc::clone(&self.in_use.load().config)).connect(name, tcp);
         let mut is_plain = None;
         // The first byte is looked at before the handshake reads it: what rustls has read is lost to everybody else.
         let steps = poll_fn(|cx| {
@@ -181,7 +192,7 @@ impl ServersTls {
         self.ca_file.iter().chain(self.own.iter().flat_map(|own| [&own.cert_file, &own.key_file]))
     }
 
-    fn config(&self) -> Result<ClientConfig, Vec<BadFile>> {
+    fn read(&self) -> Result<InUse, Vec<BadFile>> {
         let provider = Arc::new(default_provider());
         let mut bad = Vec::new();
         let roots = self.ca_file.as_deref().map_or_else(system_roots, files::roots);
@@ -189,17 +200,22 @@ impl ServersTls {
         let own = self.own.as_ref().map(|own| files::pair(own, "", &provider)).transpose();
         let own = own.map_err(|errors| bad.extend(errors)).ok();
         let (Some(roots), Some(own)) = (roots, own) else { return Err(bad) };
+        let unfit = |err: String| vec![BadFile::new("ca_file", err, "write the path of another file")];
+        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).build();
+        let verifier = verifier.map_err(|err| unfit(err.to_string()))?;
         let builder = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
-            .map_err(|err| vec![BadFile::new("ca_file", err.to_string(), "write the path of another file")])?
-            .with_root_certificates(roots);
-        Ok(match own {
+            .map_err(|err| unfit(err.to_string()))?
+            .with_webpki_verifier(Arc::clone(&verifier));
+        let own = own.map(|(own, _)| own);
+        let config = match &own {
             None => builder.with_no_client_auth(),
-            Some((own, _)) => {
-                let own: CertifiedKey = (*own).clone();
+            Some(own) => {
+                let own: CertifiedKey = (**own).clone();
                 builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(own)))
             }
-        })
+        };
+        Ok(InUse { config: Arc::new(config), verifier, own })
     }
 }
 

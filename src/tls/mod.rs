@@ -7,6 +7,7 @@ mod client_verifier;
 mod connector;
 mod files;
 mod handshake;
+mod in_force;
 mod names;
 mod renew;
 mod tickets;

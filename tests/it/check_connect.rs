@@ -6,7 +6,11 @@ use tempfile::TempDir;
 use tokio::process::Command;
 use weir_testkit::{tls::Authority, weir::binary, *};
 
-use crate::{leafnodes::Hub, server_identity::balanced};
+use crate::{
+    leafnodes::Hub,
+    own_connections::{OWN_ACCOUNTS, OWN_OTHERS, OWN_SYSTEM},
+    server_identity::balanced,
+};
 
 /// Exit code, and the lines of standard error.
 async fn check(toml: &str) -> (i32, Vec<String>) {
@@ -129,6 +133,28 @@ async fn tls_and_the_system_account_are_tried() {
         let errors: Vec<_> = said.iter().filter(|line| !line.contains("warning: ")).collect();
         assert_eq!((got, errors.len()), (code, code as usize), "{user} {password}: {said:?}");
         assert!(errors.iter().all(|line| line.contains("cluster.system.user: no server lets weir in with it")));
+    }
+}
+
+/// The certificate is for another name than the address.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn logins_are_tried_at_servers_that_have_the_configured_name() {
+    let authority = Authority::new("weir tests");
+    let own = authority.issue("n1", &["nats.example.com"]);
+    let tls = format!("tls {{ cert_file: {:?}, key_file: {:?}, timeout: 30 }}\n", own.cert, own.key);
+    let one = NatsServer::start(ServerOptions::named("n1").with(&(tls + OWN_ACCOUNTS))).await;
+    let text = |name: &str| {
+        let tls = format!("[cluster.tls]\nca_file = {:?}\nserver_name = \"{name}\"", authority.ca());
+        format!("{}{tls}\n{OWN_SYSTEM}\n{OWN_OTHERS}\n", server(&one.address, &one.monitor))
+    };
+    let errors = async |name: &str| {
+        let (code, said) = check(&text(name)).await;
+        (code, said.into_iter().filter(|line| !line.contains("warning: ")).collect::<Vec<_>>())
+    };
+    assert_eq!(errors("nats.example.com").await, (0, vec![]));
+    let (code, said) = errors("elsewhere.example.com").await;
+    for key in ["cluster.servers[0].address: ", "cluster.system.user: ", "warnings.login.user: ", "fleet.user: "] {
+        assert!(code == 1 && said.iter().any(|line| line.contains(key)), "{key}{said:?}");
     }
 }
 

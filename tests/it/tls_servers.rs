@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use rustix::process::Signal;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
@@ -11,6 +12,8 @@ use weir_testkit::{
     tls::{Authority, pair},
     *,
 };
+
+use crate::own_connections::{OWN_ACCOUNTS, OWN_OTHERS, OWN_SYSTEM, has_its_own_connections};
 
 /// `tls { … }` of a nats-server.
 fn server_tls(authority: &Authority, hosts: &[&str], more: &str) -> String {
@@ -206,4 +209,58 @@ async fn no_password_reaches_a_server_that_has_begun_to_require_tls_while_nobody
     let attempt = RawClient::attempt(&weir.address, &login, PATIENCE);
     let (got, _) = tokio::join!(what_a_server_with_tls_gets(&address), attempt);
     assert!(!got.contains("s3cr3t"), "{got}");
+}
+
+/// A server that weir reaches by another name than that of its certificate, with the logins of weir's own connections.
+async fn of_another_name(authority: &Authority, more: &str) -> NatsServer {
+    let tls = server_tls(authority, &["nats.example.com"], more);
+    NatsServer::start(ServerOptions::default().with(&tls).with(OWN_ACCOUNTS)).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn weirs_own_connections_check_the_configured_name_and_no_other() {
+    let authority = Authority::new("weir tests");
+    for first in [false, true] {
+        let server = of_another_name(&authority, &format!("timeout: 30, handshake_first: {first}")).await;
+        let tls = |name: &str| format!("ca_file = {:?}\nhandshake_first = {first}\n{name}", authority.ca());
+        let config = |name: &str| weir_of(&server, &tls(name)).table(OWN_SYSTEM).table(OWN_OTHERS);
+        let weir = config("server_name = \"nats.example.com\"").start().await;
+        has_its_own_connections(&weir, 1).await;
+        for name in ["server_name = \"elsewhere.example.com\"", ""] {
+            let weir = config(name).start_at_once().await;
+            for what in ["the system account", "the fleet", "publish events"] {
+                let told = format!("no connection to {what}");
+                eventually(PATIENCE, &told, async || if weir.log().contains(&told) { Ok(()) } else { Err(weir.log()) })
+                    .await;
+            }
+            assert!(!weir.log().contains("connected to"), "{}", weir.log());
+        }
+    }
+}
+
+/// The servers and weir get certificates of another authority: the old ones are good for nothing any more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn weirs_own_connections_use_renewed_certificates() {
+    let (before, after) = (Authority::new("weir tests"), Authority::new("their successors"));
+    let of_weir = |authority: &Authority| authority.issue("weir", &["weir.example.com"]);
+    let verify = |authority: &Authority| format!("timeout: 30, verify: true, ca_file: {:?}", authority.ca());
+    let own = of_weir(&before);
+    let mut server = of_another_name(&before, &verify(&before)).await;
+    let tls = format!("ca_file = {:?}\nserver_name = \"nats.example.com\"\n{}", before.ca(), pair(&own));
+    let mut weir = weir_of(&server, &tls).table(OWN_SYSTEM).table(OWN_OTHERS).log_level("info").start().await;
+    has_its_own_connections(&weir, 1).await;
+    server.stop().await;
+    // weir reads the same files, and the server is configured with others.
+    let new = of_weir(&after);
+    let written = [(after.ca(), before.ca()), (new.cert, own.cert), (new.key, own.key)];
+    let old = server_tls(&before, &["nats.example.com"], &verify(&before));
+    server.reconfigure(&old, &server_tls(&after, &["nats.example.com"], &verify(&after)));
+    for (from, to) in written {
+        std::fs::copy(from, to).expect("a copy");
+    }
+    weir.signal(Signal::HUP);
+    weir.says("certificates renewed of=\"towards servers\"").await;
+    server.restart().await;
+    weir.sees(1).await;
+    has_its_own_connections(&weir, 2).await;
 }
