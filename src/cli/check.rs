@@ -79,8 +79,11 @@ impl Check {
         match &self.diff {
             None => self.print(&origin, &findings, Some(&config)),
             Some(None) => return self.print_reload(&origin, &findings, &config, text),
-            Some(Some(old)) => match Config::load_alone(old) {
-                Ok(old) => self.print_changes(&origin, &findings, diff(old.effective(), config.effective())),
+            Some(Some(old)) => match Config::load_to_compare(old) {
+                Ok((old, unread)) => {
+                    let changes = diff(old.effective(), config.effective());
+                    self.print_changes(&origin, &findings.with(unread), changes);
+                }
                 Err(wrong) => {
                     complain(&wrong.to_string());
                     return ExitCode::from(if wrong.are_of_the_file() { BAD_CONFIGURATION } else { WRONG });

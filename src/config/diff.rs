@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::config::{
     Effective,
-    effective::{Line, toml_key},
+    effective::{Line, Mark, toml_key},
     live::{Live, live},
     schema,
 };
@@ -65,10 +65,22 @@ struct Value {
     key: String,
     /// As TOML, or in words.
     shown: String,
+    /// Whether the words are about a value that must not be shown.
+    is_hidden: bool,
     /// Whether the file has the key.
     given: bool,
     /// Tells two values apart that are shown alike.
-    mark: u64,
+    mark: Mark,
+}
+
+impl Value {
+    /// Whether both are the same. What is in a file that was not read is taken for the same.
+    fn is(&self, other: &Self) -> bool {
+        match (self.mark, other.mark) {
+            (Mark::Unread, _) | (_, Mark::Unread) => self.is_hidden || other.is_hidden || self.shown == other.shown,
+            (one, another) => self.shown == other.shown && one == another,
+        }
+    }
 }
 
 /// One table with its values.
@@ -105,19 +117,19 @@ fn identity(schema: &str) -> &'static [&'static str] {
 fn tables(effective: &Effective) -> Vec<Table> {
     let mut all: Vec<Table> = vec![Table { label: String::new(), schema: String::new(), values: Vec::new() }];
     for line in &effective.lines {
-        let (key, shown, given, mark) = match line {
+        let (key, shown, given, mark, is_hidden) = match line {
             Line::Header { text, .. } => {
                 let schema = schema_of(text);
                 all.push(Table { label: text.clone(), schema, values: Vec::new() });
                 continue;
             }
-            Line::Value { key, literal, given, .. } => (key, literal, *given, 0),
-            Line::Note { key, text, given } => (key, text, *given, 0),
-            Line::Hidden { key, text, given, mark } => (key, text, *given, *mark),
+            Line::Value { key, literal, given, mark, .. } => (key, literal, *given, *mark, false),
+            Line::Note { key, text, given } => (key, text, *given, Mark::Shown, false),
+            Line::Hidden { key, text, given, mark } => (key, text, *given, *mark, true),
             Line::Absent { .. } | Line::Comment { .. } => continue,
         };
         if let Some(table) = all.last_mut() {
-            table.values.push(Value { key: key.clone(), shown: shown.clone(), given, mark });
+            table.values.push(Value { key: key.clone(), shown: shown.clone(), is_hidden, given, mark });
         }
     }
     // A table below an entry of a list belongs to that entry.
@@ -178,14 +190,16 @@ pub fn diff(old: &Effective, new: &Effective) -> Vec<Change> {
 fn changes_within(before: &Table, after: &Table, changes: &mut Vec<Change>) {
     let nothing = || "not there".to_owned();
     let mut note = |key: &str, old: Option<&Value>, new: Option<&Value>| {
-        let is_same = old.zip(new).is_some_and(|(old, new)| old.shown == new.shown && old.mark == new.mark);
+        let is_same = old.zip(new).is_some_and(|(old, new)| old.is(new));
         if is_same || old.is_none() && new.is_none() {
             return;
         }
         let shown = |value: Option<&Value>| value.map_or_else(nothing, |value| value.shown.clone());
+        let is_hidden = new.is_some_and(|new| new.is_hidden);
         let (old, mut new) = (shown(old), shown(new));
         if old == new {
-            new = "another, not shown".to_owned();
+            let what = if is_hidden { "another, not shown" } else { "the same file with another content" };
+            new = what.to_owned();
         }
         let restart = restart(&after.schema, key);
         changes.push(Change {

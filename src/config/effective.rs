@@ -17,17 +17,31 @@ pub(super) enum Line {
     /// What holds for keys that the operator may add.
     Comment { text: String },
     /// `key = literal`. The argument of the command line is the one that gives it.
-    Value { key: String, literal: String, given: bool, argument: Option<&'static str> },
+    /// `mark` is that of the content where the value is the path of a file that weir does not read again by itself.
+    Value { key: String, literal: String, given: bool, argument: Option<&'static str>, mark: Mark },
     /// A key that is absent, or whose value must not be shown.
     Note { key: String, text: String, given: bool },
-    /// A key whose value must not be shown. `mark` is the same for the same value, in this process only.
-    Hidden { key: String, text: String, given: bool, mark: u64 },
+    /// A key whose value must not be shown.
+    Hidden { key: String, text: String, given: bool, mark: Mark },
 }
 
-/// The mark of a value that must not be shown: whoever does not have the key of this process learns nothing from it.
-pub(super) fn mark(value: &impl Hash) -> u64 {
-    static KEY: OnceLock<RandomState> = OnceLock::new();
-    KEY.get_or_init(RandomState::new).hash_one(value)
+/// Tells apart what is not shown: values that must not be, and contents of files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mark {
+    /// Everything is shown.
+    Shown,
+    /// The same for the same value, in this process only.
+    Of(u64),
+    /// It is in a file that was not read.
+    Unread,
+}
+
+impl Mark {
+    /// That of a value: whoever does not have the key of this process learns nothing from it.
+    pub(super) fn of(value: &impl Hash) -> Self {
+        static KEY: OnceLock<RandomState> = OnceLock::new();
+        Self::Of(KEY.get_or_init(RandomState::new).hash_one(value))
+    }
 }
 
 /// The configuration in force. It displays as TOML, with `# default` behind each default, and an argument behind what

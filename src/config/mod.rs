@@ -67,7 +67,7 @@ use crate::{
     config::{
         finding::Problem,
         node::{Node, Source},
-        section::{Section, Sink},
+        section::{Reads, Section, Sink},
     },
     identity::trusted_proxy::ProxyKey,
     net::socket::TcpTimeouts,
@@ -253,6 +253,8 @@ pub struct Config {
     pub fleet: Option<FleetConfig>,
     source: Source,
     warnings: Findings,
+    /// Files that could not be read, and need not be.
+    unread: Vec<Finding>,
     effective: Effective,
 }
 
@@ -261,6 +263,8 @@ pub struct Config {
 enum Files<'a> {
     /// Yes; the configuration itself is this file, if it is one.
     Read(Option<&'a Path>),
+    /// Those that hold secrets are, where that is possible.
+    Compared,
     Ignored,
 }
 
@@ -321,6 +325,21 @@ impl Config {
         Self::parse(&text::name(path), &text)
     }
 
+    /// Reads a TOML file to compare another configuration with it. Of the files that it names it reads those whose
+    /// content is compared; returns the keys of those that cannot be read, too.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn load_to_compare(path: &Path) -> Result<(Self, Vec<Finding>), Findings> {
+        let text = text::read(path, text::NAME_ONE)?;
+        let (mut entries, source) = node::parse(&text::name(path), &text).map_err(Findings::new)?;
+        let mut sink = Sink::new(source);
+        variables::replace(&mut entries, &mut sink, variables::of_environment);
+        let mut config = Self::assemble(sink, entries, Files::Compared)?;
+        let unread = std::mem::take(&mut config.unread);
+        Ok((config, unread))
+    }
+
     /// Reads TOML text, and no file that it names; `file` is the name that errors carry.
     ///
     /// # Errors
@@ -341,7 +360,11 @@ impl Config {
     }
 
     fn assemble(mut sink: Sink, entries: node::Entries, files: Files<'_>) -> Result<Self, Findings> {
-        sink.reads_files = matches!(files, Files::Read(_));
+        sink.reads = match files {
+            Files::Read(_) => Reads::All,
+            Files::Compared => Reads::IfThere,
+            Files::Ignored => Reads::Nothing,
+        };
         let raw = Section::read(&mut sink, String::new(), entries, raw::read);
         cross::check(&raw, &mut sink);
         let mut secrets = files::Secrets::default();
@@ -384,6 +407,7 @@ impl Config {
             answer_requests: raw.answer_requests,
             source: sink.source,
             warnings: findings,
+            unread: sink.unread,
             effective: Effective { lines: sink.lines },
         })
     }

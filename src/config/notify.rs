@@ -7,7 +7,7 @@ use crate::{
     config::{
         NotifyConfig, PublishConfig,
         address::is_host_with_or_without_port,
-        effective::toml_string,
+        effective::{Mark, toml_string},
         finding::{Problem, quote},
         leaf::{Any, Leaf, wrong_type},
         node::Node,
@@ -34,7 +34,8 @@ pub(super) fn keys(s: &mut Section<'_>) -> NotifyKeys {
     match &webhook {
         // What stands behind the host is a secret at many receivers.
         Found::Valid(WebhookUrl(url)) => {
-            s.hidden("webhook", &format!("given: {}, its path is not shown", url.shown()), url, true);
+            let text = format!("given: {}, its path is not shown", url.shown());
+            s.hidden("webhook", &text, Mark::of(url), true);
         }
         Found::Absent => s.note("webhook", "none", false),
         Found::Invalid => {}

@@ -5,7 +5,7 @@ use std::{collections::HashMap, num::NonZeroU32, path::PathBuf, time::Duration};
 use crate::{
     admission::{AccountLimits, PatternQuota, Quota, Rate, RehomeLimits},
     config::{
-        effective::Line,
+        effective::{Line, Mark},
         finding::{Problem, quote},
         leaf::{Any, Leaf, Rule, Within, within, wrong_type},
         node::Node,
@@ -243,7 +243,7 @@ fn users(s: &mut Section<'_>, account: &str, earlier: &[AccountRule]) -> Vec<Str
     }
     let users = s.list::<User>("users");
     let given = users.is_some();
-    let of_file = users_of_file(s);
+    let (of_file, is_read) = users_of_file(s);
     let mut kept: Vec<String> = Vec::new();
     for (key, i, User(user)) in users.unwrap_or_default().into_iter().map(|(i, user)| ("users", i, user)).chain(of_file)
     {
@@ -263,16 +263,17 @@ fn users(s: &mut Section<'_>, account: &str, earlier: &[AccountRule]) -> Vec<Str
         1 => "1 entry, not shown".to_owned(),
         n => format!("{n} entries, not shown"),
     };
-    s.hidden("users", &text, &kept, given);
+    s.hidden("users", &text, if is_read { Mark::of(&kept) } else { Mark::Unread }, given);
     kept
 }
 
 /// Reads `users_file`: one entry in each line. Lines that are empty count for the place of an entry, and are none.
-fn users_of_file(s: &mut Section<'_>) -> Vec<(&'static str, usize, User)> {
+/// Returns whether all are known, too.
+fn users_of_file(s: &mut Section<'_>) -> (Vec<(&'static str, usize, User)>, bool) {
     const KEY: &str = "users_file";
-    let Found::Valid(path) = s.leaf::<PathBuf>(KEY, "none", &Any) else { return Vec::new() };
+    let Found::Valid(path) = s.leaf::<PathBuf>(KEY, "none", &Any) else { return (Vec::new(), true) };
     s.in_force(KEY, &path, true);
-    let text = secret::read_file(s, KEY, &path).unwrap_or_default();
+    let Found::Valid(text) = secret::read_file(s, KEY, &path) else { return (Vec::new(), false) };
     let mut users = Vec::new();
     for (i, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
         match User::read(&Node::String(line.trim().to_owned())) {
@@ -282,7 +283,7 @@ fn users_of_file(s: &mut Section<'_>) -> Vec<(&'static str, usize, User)> {
             }
         }
     }
-    users
+    (users, true)
 }
 
 /// A user, an nkey or a token, or a glob of them. It is never shown, since it may be a secret.

@@ -343,7 +343,7 @@ fn cluster(s: &mut Section<'_>) -> (upstream::Params, ClusterConnections) {
     // None: the kernel chooses the address, whose ports limit the sessions to each server.
     let source_addresses = list::<IpAddr>(s, "source_addresses");
     // None: a server that trusts no proxy ignores the signature.
-    let seed_file = s.optional::<PathBuf>("proxy_nkey_seed_file", "none, weir is no trusted proxy", Any);
+    let seed_file = s.optional_file("proxy_nkey_seed_file", "none, weir is no trusted proxy");
     // None: the servers' first INFOs tell.
     let names = list::<Name>(s, "names");
     let discover = discover(s);

@@ -7,17 +7,15 @@ use std::{
 
 use crate::{
     config::{
+        effective::Mark,
         finding::Problem,
         leaf::{Any, Leaf, wrong_type},
         node::Node,
-        section::{Found, Section},
+        section::{Found, LONGEST_FILE, Reads, Section},
         warnings::readable_by_others,
     },
     operator_file,
 };
-
-/// A secret is a line: a password, a token. In bytes.
-const LONGEST_FILE: u64 = 64 * 1024;
 
 /// A secret, which is never shown.
 #[derive(Clone, PartialEq)]
@@ -64,7 +62,7 @@ pub(super) fn secret(s: &mut Section<'_>, key: &'static str, file_key: &'static 
     let is_in_environment = s.sink.source.written(&path).is_some() || s.sink.source.is_broken(&path);
     let kept = if is_in_environment { Kept::Elsewhere } else { Kept::InConfiguration };
     if let Found::Valid(Secret(text)) = &given {
-        s.hidden(key, "given, not shown", text, true);
+        s.hidden(key, "given, not shown", Mark::of(text), true);
     }
     let file = s.leaf::<PathBuf>(file_key, "none", &Any);
     let path = match file {
@@ -77,34 +75,42 @@ pub(super) fn secret(s: &mut Section<'_>, key: &'static str, file_key: &'static 
         s.report(file_key, Problem::new(format!("{key} is given too"), format!("remove {key}, or {file_key}")));
         return Found::Invalid;
     }
-    match read_file(s, file_key, &path) {
-        Some(text) => {
-            s.hidden(key, &format!("from {file_key}, not shown"), &text, true);
-            Found::Valid((Secret(text), Kept::Elsewhere))
+    let (text, mark) = match read_file(s, file_key, &path) {
+        Found::Valid(text) => {
+            let mark = Mark::of(&text);
+            (text, mark)
         }
-        None => Found::Invalid,
-    }
+        Found::Absent => (String::new(), Mark::Unread),
+        Found::Invalid => return Found::Invalid,
+    };
+    s.hidden(key, &format!("from {file_key}, not shown"), mark, true);
+    Found::Valid((Secret(text), Kept::Elsewhere))
 }
 
-/// The text of a file that holds a secret, without the line end behind it; empty where files are not read. `None` where
-/// it cannot be read, which is reported.
-pub(super) fn read_file(s: &mut Section<'_>, key: &'static str, path: &Path) -> Option<String> {
-    if !s.sink.reads_files {
-        return Some(String::new());
-    }
+/// The text of a file that holds a secret, without the line end behind it. [`Found::Absent`] where it is not read, and
+/// need not be; [`Found::Invalid`] where it cannot be read, which is reported.
+pub(super) fn read_file(s: &mut Section<'_>, key: &'static str, path: &Path) -> Found<String> {
     let at = s.path(key);
-    readable_by_others(at, path, s.sink);
+    match s.sink.reads {
+        Reads::Nothing => return Found::Absent,
+        Reads::All => readable_by_others(at.clone(), path, s.sink),
+        Reads::IfThere => {}
+    }
     let text = operator_file::read(path, LONGEST_FILE)
         .map_err(|err| format!("it cannot be read ({err})"))
         .and_then(|bytes| String::from_utf8(bytes).map_err(|_| "it is not UTF-8".to_owned()))
         .map(without_line_end)
         .and_then(|text| if text.is_empty() { Err("it is empty".to_owned()) } else { Ok(text) });
     match text {
-        Ok(text) => Some(text),
+        Ok(text) => Found::Valid(text),
+        Err(why) if s.sink.reads == Reads::IfThere => {
+            s.sink.note_unread(at, path, &why);
+            Found::Absent
+        }
         Err(what) => {
             let what = format!("{}: {what}", path.display());
             s.report(key, Problem::new(what, "write the path of a file that holds it, and nothing else"));
-            None
+            Found::Invalid
         }
     }
 }

@@ -1,16 +1,32 @@
 //! Reads a table key by key. Each call says what the key accepts and what holds if it is absent. Errors are collected
 //! and not returned, so that one pass finds all of them; the same pass records for `weir check` what is in force.
 
-use std::hash::Hash;
+use std::path::{Path, PathBuf};
 
-use crate::config::{
-    effective::{Line, mark},
-    finding::{Finding, Problem, Severity},
-    leaf::{Any, Leaf, Rule},
-    node::{Entries, Node, Source, key_path},
-    schema::{self, Key},
-    suggest::closest,
+use crate::{
+    config::{
+        effective::{Line, Mark},
+        finding::{Finding, Problem, Severity},
+        leaf::{Any, Leaf, Rule},
+        node::{Entries, Node, Source, key_path},
+        schema::{self, Key},
+        suggest::closest,
+    },
+    operator_file,
 };
+
+/// A file that holds a login is shorter than this. In bytes.
+pub(super) const LONGEST_FILE: u64 = 64 * 1024;
+
+/// Whether files that hold secrets are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reads {
+    /// Yes, and it is an error where one cannot be read.
+    All,
+    /// Where that is possible.
+    IfThere,
+    Nothing,
+}
 
 /// What reading a configuration yields beside its values: what was found, and what is in force.
 #[derive(Debug)]
@@ -19,14 +35,16 @@ pub(super) struct Sink {
     pub(super) findings: Vec<Finding>,
     pub(super) lines: Vec<Line>,
     /// Whether files that hold secrets are read.
-    pub(super) reads_files: bool,
+    pub(super) reads: Reads,
+    /// Those that could have been read, with [`Reads::IfThere`].
+    pub(super) unread: Vec<Finding>,
     /// Collects every key that is asked for, for the [`schema`]; `None` for every other reading.
     pub(super) keys: Option<Vec<Key>>,
 }
 
 impl Sink {
     pub(super) fn new(source: Source) -> Self {
-        Self { source, findings: Vec::new(), lines: Vec::new(), reads_files: false, keys: None }
+        Self { source, findings: Vec::new(), lines: Vec::new(), reads: Reads::Nothing, unread: Vec::new(), keys: None }
     }
 
     /// Reports an error, unless the value of the key is one whose variables could not be replaced: it is not the one
@@ -48,6 +66,13 @@ impl Sink {
             }
         };
         self.report(key, problem);
+    }
+
+    /// Notes that a file of this key could not be read, and need not be.
+    pub(super) fn note_unread(&mut self, key: String, path: &Path, why: &str) {
+        let what = format!("{}: {why}: it is not known whether its content is another", path.display());
+        let problem = Problem::new(what, "put it there to have it compared");
+        self.unread.push(self.source.finding(Severity::Warning, key, problem));
     }
 
     /// Reports what is not wrong, and may not be meant.
@@ -187,6 +212,21 @@ impl<'s> Section<'s> {
             Found::Valid(value) => {
                 self.in_force(key, &value, true);
                 Some(value)
+            }
+            Found::Absent => {
+                self.note(key, absence, false);
+                None
+            }
+            Found::Invalid => None,
+        }
+    }
+
+    /// The same of the path of a file whose content is in force until it is read again.
+    pub(super) fn optional_file(&mut self, key: &'static str, absence: &str) -> Option<PathBuf> {
+        match self.leaf(key, absence, &Any) {
+            Found::Valid(path) => {
+                self.file_in_force(key, &path);
+                Some(path)
             }
             Found::Absent => {
                 self.note(key, absence, false);
@@ -349,7 +389,28 @@ impl<'s> Section<'s> {
         let path = self.path(key);
         let literal = self.sink.source.written(&path).map_or_else(|| value.show(), str::to_owned);
         let argument = self.sink.source.argument(&path);
-        self.sink.lines.push(Line::Value { key: key.to_owned(), literal, given, argument });
+        self.sink.lines.push(Line::Value { key: key.to_owned(), literal, given, argument, mark: Mark::Shown });
+    }
+
+    /// Records the path of a file whose content is in force until it is read again, with the mark of that.
+    pub(super) fn file_in_force(&mut self, key: &str, path: &PathBuf) {
+        self.in_force(key, path, true);
+        let content = match self.sink.reads {
+            Reads::Nothing => Mark::Unread,
+            Reads::All | Reads::IfThere => match operator_file::read(path, LONGEST_FILE) {
+                Ok(bytes) => Mark::of(&bytes),
+                Err(err) => {
+                    // That it cannot be read where it must be is reported by who needs it.
+                    if self.sink.reads == Reads::IfThere {
+                        self.sink.note_unread(self.path(key), path, &format!("it cannot be read ({err})"));
+                    }
+                    Mark::Unread
+                }
+            },
+        };
+        if let Some(Line::Value { mark, .. }) = self.sink.lines.last_mut() {
+            *mark = content;
+        }
     }
 
     /// Records what holds for a key that is absent, or whose value must not be shown.
@@ -358,9 +419,9 @@ impl<'s> Section<'s> {
     }
 
     /// Records a value that must not be shown, with what may be said of it.
-    pub(super) fn hidden(&mut self, key: &str, text: &str, value: &impl Hash, given: bool) {
+    pub(super) fn hidden(&mut self, key: &str, text: &str, mark: Mark, given: bool) {
         let (key, text) = (key.to_owned(), text.to_owned());
-        self.sink.lines.push(Line::Hidden { key, text, given, mark: mark(value) });
+        self.sink.lines.push(Line::Hidden { key, text, given, mark });
     }
 
     fn note_table(&mut self, key: &str) {

@@ -9,7 +9,7 @@ use crate::{
         finding::Problem,
         leaf::{Any, Leaf, Name},
         secret::{Kept, Secret, secret},
-        section::{Found, Section},
+        section::{Found, LONGEST_FILE, Section},
         seed_file,
     },
     operator_file,
@@ -23,9 +23,6 @@ pub(super) enum SystemKeys {
     /// User, password, and where the password is kept.
     Password(String, String, Kept),
 }
-
-/// A `.creds` file has some 2 KiB.
-const LONGEST_FILE: u64 = 64 * 1024;
 
 /// Reads the table of a login.
 pub(super) fn keys(s: &mut Section<'_>) -> Option<SystemKeys> {
@@ -46,8 +43,8 @@ const FORMS: &str = "write creds_file, or nkey_seed_file, or user and password (
 
 /// The login that the table names. `None` where it is wrong, which is reported.
 fn ways(s: &mut Section<'_>) -> Option<Option<SystemKeys>> {
-    let creds = given::<PathBuf>(s, "creds_file").map(SystemKeys::Creds);
-    let nkey = given::<PathBuf>(s, "nkey_seed_file").map(SystemKeys::Nkey);
+    let creds = file(s, "creds_file").map(SystemKeys::Creds);
+    let nkey = file(s, "nkey_seed_file").map(SystemKeys::Nkey);
     let user = given::<Name>(s, "user").map(|Name(user)| user);
     let password = secret(s, "password", "password_file");
     let other = [("creds_file", &creds), ("nkey_seed_file", &nkey)].into_iter().find(|(_, way)| way.is_some());
@@ -90,6 +87,13 @@ fn given<T: Leaf>(s: &mut Section<'_>, key: &'static str) -> Option<T> {
     let Found::Valid(value) = s.leaf::<T>(key, "none", &Any) else { return None };
     s.in_force(key, &value, true);
     Some(value)
+}
+
+/// The same of a file that holds the login.
+fn file(s: &mut Section<'_>, key: &'static str) -> Option<PathBuf> {
+    let Found::Valid(path) = s.leaf::<PathBuf>(key, "none", &Any) else { return None };
+    s.file_in_force(key, &path);
+    Some(path)
 }
 
 impl SystemKeys {

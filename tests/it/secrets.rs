@@ -139,3 +139,97 @@ async fn the_system_account_takes_a_password_from_a_file_and_from_the_environmen
         assert!(!weir.log().contains("s3cr3t"), "{}", weir.log());
     }
 }
+
+/// A file whose content has changed since weir has read it is another value of its key.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reload_tells_of_files_that_hold_something_else() {
+    let (server, folder) = (NatsServer::start(ServerOptions::default()).await, Folder::new());
+    let seed = || nkeys::KeyPair::new_user().seed().expect("a seed");
+    let creds = || {
+        let (begin, end) = ("-----BEGIN USER NKEY SEED-----", "------END USER NKEY SEED------");
+        let jwt = "-----BEGIN NATS USER JWT-----\neyJhbGciOiJub25lIn0.e30.c2ln\n------END NATS USER JWT------";
+        format!("{jwt}\n\n{begin}\n{}\n{end}\n", seed())
+    };
+    let files = ["events.creds", "system.nk", "fleet.creds", "proxy.nk"];
+    let write = || {
+        for name in files {
+            folder.write(name, &if name.ends_with("creds") { creds() } else { seed() }, 0o600);
+        }
+    };
+    write();
+    let path = |name: &str| format!("{:?}", folder.0.path().join(name));
+    let cluster = format!(
+        "proxy_nkey_seed_file = {}\n[cluster.system]\nnkey_seed_file = {}",
+        path("proxy.nk"),
+        path("system.nk")
+    );
+    let tables = format!(
+        "[warnings]\nsubject = \"weir.events\"\n[warnings.login]\ncreds_file = {}\n[fleet]\nname = \"edge\"\n\
+         creds_file = {}",
+        path("events.creds"),
+        path("fleet.creds")
+    );
+    let mut weir = WeirConfig::of_servers(&[&server]).cluster(&cluster).table(&tables).start_at_once().await;
+    let metrics = weir.reloads().await;
+    assert_eq!(metrics.get("weir_config_reloads_total{result=\"unchanged\"}"), Some(1.0));
+    assert_eq!(metrics.get("weir_config_keys_awaiting_restart"), Some(0.0));
+    write();
+    let metrics = weir.reloads().await;
+    assert_eq!(metrics.get("weir_config_reloads_total{result=\"applied\"}"), Some(1.0), "{}", weir.log());
+    assert_eq!(metrics.get("weir_config_keys_awaiting_restart"), Some(3.0), "{}", weir.log());
+    for key in ["[cluster] proxy_nkey_seed_file", "[cluster.system] nkey_seed_file", "[fleet] creds_file"] {
+        weir.says(&format!("a change of the configuration needs a restart key=\"{key}\"")).await;
+    }
+    weir.says("configuration changed key=\"[warnings.login] creds_file\"").await;
+    assert!(weir.log().contains("the same file with another content"), "{}", weir.log());
+    assert_eq!(weir.reloads().await.get("weir_config_keys_awaiting_restart"), Some(3.0), "until weir starts again");
+}
+
+/// Both are read with the files that they name.
+#[test]
+fn a_configuration_that_is_compared_is_read_with_its_files() {
+    let folder = Folder::new();
+    let seed = || nkeys::KeyPair::new_user().seed().expect("a seed");
+    for (name, text) in [("password", "hunter2\n"), ("users", "a\nb\n"), ("proxy.nk", &*seed())] {
+        folder.write(name, text, 0o600);
+    }
+    let toml = format!(
+        "[cluster]\nproxy_nkey_seed_file = \"proxy.nk\"\n[cluster.system]\nuser = \"u\"\npassword_file = \"password\"\n\
+         [accounts.A]\nusers_file = \"users\"\n{SERVER}"
+    );
+    folder.write("weir.toml", &toml, 0o600);
+    let diff = |old: &str, more: &[&str]| {
+        let mut command = Command::new(binary());
+        command.args(["check", "--diff", old]).args(more).current_dir(folder.0.path()).stdin(Stdio::null());
+        let Output { status, stdout, stderr } = command.output().expect("weir runs");
+        let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+        (status.code(), text(stdout), text(stderr))
+    };
+    let nothing = (Some(0), "nothing changes\n".to_owned(), String::new());
+    assert_eq!(diff("weir.toml", &[]), nothing);
+    // The files of before have other names, and hold other things.
+    let old = toml.replace("\"password\"", "\"password.old\"").replace("\"users\"", "\"users.old\"");
+    folder.write("old.toml", &old, 0o600);
+    folder.write("password.old", "hunter3\n", 0o600);
+    folder.write("users.old", "a\nc\n", 0o600);
+    let (code, out, err) = diff("old.toml", &[]);
+    let keys: Vec<_> = out.lines().map(|line| line.split(": ").next().unwrap_or_default()).collect();
+    let system = ["~ [cluster.system] password_file", "~ [cluster.system] password"];
+    assert_eq!(keys, [&system[..], &["~ [accounts.A] users_file", "~ [accounts.A] users"]].concat(), "{out}");
+    assert!(code == Some(0) && err.is_empty() && !out.contains("hunter"), "{out}{err}");
+    // Some are not there any more.
+    for name in ["password.old", "users.old"] {
+        fs::remove_file(folder.0.path().join(name)).expect("remove");
+    }
+    let (code, out, err) = diff("old.toml", &[]);
+    let keys: Vec<_> = out.lines().map(|line| line.split(": ").next().unwrap_or_default()).collect();
+    assert_eq!(keys, ["~ [cluster.system] password_file", "~ [accounts.A] users_file"], "{out}");
+    let told: Vec<_> = err.lines().collect();
+    assert!(code == Some(0) && told.len() == 2, "{code:?} {err}");
+    for (line, key) in told.iter().zip(["cluster.system.password_file", "accounts.A.users_file"]) {
+        assert!(line.starts_with("old.toml:") && line.contains("warning") && line.contains(key), "{line}");
+    }
+    let (_, json, _) = diff("old.toml", &["--json"]);
+    let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!(json["findings"].as_array().map(Vec::len), Some(2), "{json}");
+}
