@@ -91,15 +91,16 @@ impl MonitorOf {
 }
 
 /// Where the weir with this configuration is asked: at its monitor port, or at its admin socket where it has none, or
-/// one whose number only weir knows. Only this counts of the file: files that it names are not read.
+/// one whose number only weir knows. Only this counts of the file: what else it has may be wrong, or need an
+/// environment that only weir has, and files that it names are not read.
 ///
 /// # Errors
 /// It has neither; the text says what to do.
 pub(super) fn place(config: &Path) -> Result<Place, String> {
-    let read = Config::load_alone(config).map_err(|findings| format!("{findings}\nor name the port by --monitor"))?;
+    let read = Config::endpoints(config).map_err(|findings| format!("{findings}\nor name the port by --monitor"))?;
     let socket = read.admin.map(|admin| Place::AdminSocket(admin.socket));
     match read.monitor {
-        Some(listen) if listen.port() > 0 => Ok(Place::Monitor(listen, read.http_base_path)),
+        Some((listen, base_path)) if listen.port() > 0 => Ok(Place::Monitor(listen, base_path)),
         Some(_) => socket.ok_or_else(|| "monitor.listen takes any free port: name it by --monitor".to_owned()),
         None => socket.ok_or_else(|| {
             let file = config.display();

@@ -129,7 +129,7 @@ impl PlanArgs {
     pub(super) fn execute(self) -> ExitCode {
         // A configuration must name a server. The plan does not use it.
         let config = match &self.config {
-            Some(file) => Config::load_alone(file),
+            Some(file) => Config::load_to_plan(file),
             None => Config::from_servers(&[ServerArg("n1:4222".into())]),
         };
         let config = match config {

@@ -258,6 +258,14 @@ pub struct Config {
     effective: Effective,
 }
 
+/// Where a running weir is asked.
+#[derive(Debug)]
+pub struct Endpoints {
+    /// Where its monitor port listens, with its base path: empty, or from its slash on.
+    pub monitor: Option<(SocketAddr, String)>,
+    pub admin: Option<AdminConfig>,
+}
+
 /// Whether the files that a configuration names are read: certificates, keys, seeds, credentials.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Files<'a> {
@@ -316,13 +324,26 @@ impl Config {
         Self::assemble(sink, entries, Files::Read(itself))
     }
 
-    /// Reads a TOML file, and none that it names.
+    /// Reads a TOML file, and none that it names, for a plan: without logins, the log and the endpoints, of which no
+    /// client notices anything. Their variables may be set only where weir runs.
     ///
     /// # Errors
     /// As [`Config::load`].
-    pub fn load_alone(path: &Path) -> Result<Self, Findings> {
+    pub fn load_to_plan(path: &Path) -> Result<Self, Findings> {
         let text = text::read(path, text::NAME_ONE)?;
-        Self::parse(&text::name(path), &text)
+        let (mut entries, source) = node::parse(&text::name(path), &text).map_err(Findings::new)?;
+        entries.retain(|(key, _)| !matches!(&**key, "monitor" | "admin" | "log" | "warnings"));
+        for (table, node) in &mut entries {
+            let Node::Table(keys) = node else { continue };
+            match &**table {
+                "cluster" => keys.retain(|(key, _)| key != "system"),
+                "fleet" => keys.retain(|(key, _)| matches!(&**key, "name" | "id" | "replicas" | "quota")),
+                _ => {}
+            }
+        }
+        let mut sink = Sink::new(source);
+        variables::replace(&mut entries, &mut sink, variables::of_environment);
+        Self::assemble(sink, entries, Files::Ignored)
     }
 
     /// Reads a TOML file to compare another configuration with it. Of the files that it names it reads those whose
@@ -410,6 +431,23 @@ impl Config {
             unread: sink.unread,
             effective: Effective { lines: sink.lines },
         })
+    }
+
+    /// Where a file says that weir is asked, whatever else is wrong with the file.
+    ///
+    /// # Errors
+    /// The file cannot be read, is no TOML, or `[monitor]` or `[admin]` is wrong.
+    pub fn endpoints(path: &Path) -> Result<Endpoints, Findings> {
+        let text = text::read(path, text::NAME_ONE)?;
+        let (mut entries, source) = node::parse(&text::name(path), &text).map_err(Findings::new)?;
+        let mut sink = Sink::new(source);
+        entries.retain(|(key, _)| key == "monitor" || key == "admin");
+        variables::replace(&mut entries, &mut sink, variables::of_environment);
+        let endpoints = Section::read(&mut sink, String::new(), entries, |s| Endpoints {
+            monitor: s.optional_table("monitor", "absent", raw::monitor).map(|(listen, path, _)| (listen, path)),
+            admin: s.optional_table("admin", "absent", admin::admin),
+        });
+        if sink.findings.is_empty() { Ok(endpoints) } else { Err(Findings::new(sink.findings)) }
     }
 
     /// The path of the admin socket that a file names, whatever else is wrong with the file; `None` where it names

@@ -310,7 +310,7 @@ fn default_monitor() -> SocketAddr {
 }
 
 /// Its address, and what stands in front of its paths.
-fn monitor(s: &mut Section<'_>) -> (SocketAddr, String, usize) {
+pub(super) fn monitor(s: &mut Section<'_>) -> (SocketAddr, String, usize) {
     let listen = s.value("listen", default_monitor(), Any);
     let http_base_path = s.optional::<BasePath>("http_base_path", "none", Any);
     // As many as a nats-server: 10,000 take about 4 MiB.

@@ -116,3 +116,36 @@ fn an_error_names_the_argument() {
         assert_eq!(said(args)[0], expected, "{args:?}");
     }
 }
+
+/// Only where weir is asked counts: another user has not the environment of weir, and a file may be about to be edited.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_running_weir_is_asked_whatever_else_its_file_says() {
+    let server = NatsServer::start(ServerOptions::default()).await;
+    let weir = WeirConfig::of_servers(&[&server]).start().await;
+    let folder = folder();
+    let monitor = format!("[monitor]\nlisten = {:?}\n", weir.monitor);
+    let rest = "workers = \"many\"\n[cluster.system]\nuser = \"u\"\npassword = \"${NOBODY_SETS_THIS}\"\n";
+    std::fs::write(folder.path().join("weir.toml"), format!("{rest}{monitor}")).expect("write");
+    for args in [&["report", "--json"][..], &["fleet", "--json"], &["top", "--once"]] {
+        let output = self::weir(&folder, args);
+        let said = text(&output.stderr);
+        // This weir is of no fleet.
+        let is_asked = output.status.success() || said.contains("in no fleet");
+        assert!(is_asked, "{args:?}: {said}");
+    }
+    // A plan is of what clients notice.
+    let logins = rest.replace("workers = \"many\"\n", "");
+    let (fleet, server) =
+        ("[fleet]\nname = \"edge\"\nuser = \"u\"\npassword = \"${NOBODY_SETS_THIS}\"\n", &server.address);
+    let servers = format!("[[cluster.servers]]\naddress = {server:?}\n");
+    std::fs::write(folder.path().join("weir.toml"), format!("{logins}{fleet}{servers}")).expect("write");
+    let output = self::weir(&folder, &["plan", "-c", "weir.toml", "--clients", "10", "--handshakes", "100"]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    // What counts has to be right.
+    std::fs::write(folder.path().join("weir.toml"), "[monitor]\nlisten = \"${NOBODY_SETS_THIS}\"\n").expect("write");
+    let said = text(&self::weir(&folder, &["report"]).stderr);
+    assert!(
+        said.contains("weir.toml:2: monitor.listen: the environment variable NOBODY_SETS_THIS is not set"),
+        "{said}"
+    );
+}
