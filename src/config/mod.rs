@@ -10,7 +10,7 @@
 //!   [`policies`], [`tcp`], [`tls`], [`websocket`], [`system`], [`fleet`], [`notify`] and [`secret`]. [`origin`],
 //!   [`args`]: the arguments that stand for keys. [`variables`]: those of the environment, in values.
 //! - [`discover`]: servers that a name stands for.
-//! - [`cross`]: what must hold between keys. [`files`]: the files that keys name. [`warnings`]: what is valid, and may
+//! - [`cross`]: what must hold between keys. [`in_force`]: what a reload has in force until a restart. [`files`]: the files that keys name. [`warnings`]: what is valid, and may
 //!   not be meant, with [`shadowed`]: patterns behind others that match all of theirs.
 //! - [`origin`]: where a configuration is read from. [`diff`](diff()): what changes from one to another. [`live`]:
 //!   which of it needs a restart.
@@ -27,6 +27,7 @@ mod effective;
 mod files;
 mod finding;
 mod fleet;
+mod in_force;
 mod leaf;
 mod live;
 mod node;
@@ -398,7 +399,7 @@ impl Config {
         if findings.have_errors() {
             return Err(findings);
         }
-        Ok(Self {
+        let mut config = Self {
             listeners: raw.listeners,
             monitor: raw.monitor,
             http_base_path: raw.http_base_path,
@@ -430,7 +431,9 @@ impl Config {
             warnings: findings,
             unread: sink.unread,
             effective: Effective { lines: sink.lines },
-        })
+        };
+        config.upstream.only_websocket = config.uses_only_websockets();
+        Ok(config)
     }
 
     /// Where a file says that weir is asked, whatever else is wrong with the file.
@@ -471,6 +474,14 @@ impl Config {
     pub fn dials_websockets(&self) -> bool {
         let named = self.upstream.servers.iter().all(|server| server.websocket.is_some());
         named && self.discover.as_ref().is_none_or(DiscoverConfig::has_websockets)
+    }
+
+    /// Whether all clients of weir are connected to WebSocket ports.
+    fn uses_only_websockets(&self) -> bool {
+        let are_discovered = self.discover.as_ref().is_some_and(DiscoverConfig::has_websockets);
+        let has_websockets = are_discovered || self.upstream.servers.iter().any(|server| server.websocket.is_some());
+        let of_websockets = |listener: &ListenerConfig| listener.websocket.is_some() && !listener.takes_leafnodes();
+        has_websockets && self.listeners.iter().all(of_websockets)
     }
 
     /// How many servers there are, at most as far as anybody can say: those that are discovered are taken for a few.

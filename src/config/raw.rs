@@ -25,7 +25,7 @@ use crate::{
         node::Node,
         notify::{self, NotifyKeys},
         quota::{self, Accounts},
-        section::Section,
+        section::{Section, Sink},
         system::SystemKeys,
         tcp, tls,
         websocket::websocket,
@@ -107,7 +107,7 @@ pub(super) fn read(s: &mut Section<'_>) -> Raw {
         monitoring.map_or((String::new(), DEFAULT_MAX_CLOSED), |(_, path, most)| (path, most));
     let notify = s.optional_table("warnings", "absent, events go to the log and to metrics", notify::keys);
     let admin = s.optional_table("admin", "absent, no admin socket", super::admin::admin);
-    let (mut upstream, files) = s.table("cluster", cluster);
+    let (upstream, files) = s.table("cluster", cluster);
     let ClusterConnections {
         proxy_nkey_seed_file,
         servers_tcp,
@@ -117,10 +117,6 @@ pub(super) fn read(s: &mut Section<'_>) -> Raw {
         discover,
         answer_requests,
     } = files;
-    let is_discovered = discover.as_ref().is_some_and(DiscoverConfig::has_websockets);
-    let has_websockets = is_discovered || upstream.servers.iter().any(|server| server.websocket.is_some());
-    upstream.only_websocket =
-        has_websockets && listeners.iter().all(|listener| listener.websocket.is_some() && !listener.takes_leafnodes());
     let fleet = s.optional_table("fleet", "absent, this weir shares nothing with others", fleet::keys);
     let mut admission = s.table("admission", admission);
     let Accounts { default, limits, rules } = quota::accounts(s);
@@ -365,12 +361,8 @@ fn cluster(s: &mut Section<'_>) -> (upstream::Params, ClusterConnections) {
         tls.server_name.get_or_insert_with(|| host.to_owned());
     }
     // What is no list of tables has been reported.
-    if names_none && discover.as_ref().is_none_or(|discover| discover.from.is_none()) && s.sink.findings.len() == before
-    {
-        s.report(
-            "servers",
-            Problem::new("there is no server", "write [[cluster.servers]] with address = \"host:4222\" for each"),
-        );
+    if s.sink.findings.len() == before {
+        some_server(servers.as_deref().unwrap_or_default(), discover.as_ref(), s.sink);
     }
     let params = upstream::Params {
         poll_interval,
@@ -382,7 +374,7 @@ fn cluster(s: &mut Section<'_>) -> (upstream::Params, ClusterConnections) {
         compatibility: upstream::Compatibility { proxy_signature: seed_file.is_some(), proxy_protocol },
         source_addresses,
         cluster_names: names.into_iter().map(|name| name.0.into()).collect(),
-        // `read` fills this in from the listeners.
+        // It depends on the listeners, and is filled in once all is read.
         only_websocket: false,
         servers: servers.unwrap_or_default(),
     };
@@ -397,6 +389,14 @@ fn cluster(s: &mut Section<'_>) -> (upstream::Params, ClusterConnections) {
         answer_requests,
     };
     (params, connections)
+}
+
+/// There is a server, or a name that leads to some.
+pub(super) fn some_server(servers: &[upstream::ServerParams], discover: Option<&DiscoverConfig>, sink: &mut Sink) {
+    if servers.is_empty() && discover.is_none_or(|discover| discover.from.is_none()) {
+        let remedy = "write [[cluster.servers]] with address = \"host:4222\" for each";
+        sink.report("cluster.servers", Problem::new("there is no server", remedy));
+    }
 }
 
 #[derive(PartialEq)]

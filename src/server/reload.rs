@@ -95,6 +95,7 @@ pub struct Reloader {
     origin: Origin,
     /// What weir was started with: what needs a restart is compared with this.
     started_with: Effective,
+    /// With the keys that need a restart as weir was started with them; it is shown as the file has it.
     in_force: ArcSwap<Config>,
     /// Locked for the time of a reload.
     parts: Mutex<Parts>,
@@ -137,6 +138,7 @@ impl Reloader {
     /// Why a reload would change nothing.
     pub async fn preview(&self) -> Result<Report, Refused> {
         let config = self.read(Origin::load).await?;
+        self.with_what_stays(&config)?;
         Ok(self.report(&config))
     }
 
@@ -146,6 +148,7 @@ impl Reloader {
     /// Why a reload would change nothing.
     pub async fn preview_of(&self, name: String, text: String) -> Result<Report, Refused> {
         let config = self.read(move |origin| Config::load_instead(origin, &name, &text)).await?;
+        self.with_what_stays(&config)?;
         Ok(self.report(&config))
     }
 
@@ -183,6 +186,7 @@ impl Reloader {
             return Err(Refused::Draining);
         }
         let config = self.read(Origin::load).await?;
+        let config = self.with_what_stays(&config)?;
         let report = self.report(&config);
         self.apply(&config, parts, asked).await.map_err(|err| Refused::Failed(err.to_string()))?;
         let outcome = if report.changes.is_empty() { Outcome::Unchanged } else { Outcome::Applied };
@@ -206,6 +210,11 @@ impl Reloader {
             Err(err) if err.is_panic() => panic::resume_unwind(err.into_panic()),
             Err(_) => Err(Refused::Draining),
         }
+    }
+
+    /// What is in force once `config` is: with it what needs a restart, as weir runs with it.
+    fn with_what_stays(&self, config: &Config) -> Result<Config, Refused> {
+        config.reloaded_into(&self.in_force.load(), &self.started_with).map_err(Refused::Wrong)
     }
 
     fn report(&self, config: &Config) -> Report {

@@ -94,6 +94,7 @@ mod rehome;
 mod rehome_jetstream;
 mod relay;
 mod reload;
+mod reload_in_force;
 mod reload_listeners;
 mod reload_many;
 mod reload_servers;
