@@ -2,6 +2,7 @@
 
 use std::{io::Write, num::NonZeroUsize, path::PathBuf, process::ExitCode, sync::Arc, thread};
 
+use arc_swap::ArcSwap;
 use clap::Args;
 use serde::Serialize;
 
@@ -178,7 +179,12 @@ fn of_servers(config: &Config) -> std::io::Result<Vec<Finding>> {
     let connector = |tls: &ServersTls| Connector::load(tls.clone()).ok().map(Arc::new);
     let tls = config.servers_tls.as_ref().and_then(connector);
     let websocket_tls = config.websocket_tls.as_ref().and_then(connector).or_else(|| tls.clone());
-    let access = ClusterAccess { system: None, tls, websocket_tls, plain_info: plain_info(config) };
+    let access = ClusterAccess {
+        system: None,
+        tls,
+        websocket_tls,
+        plain_info: Arc::new(ArcSwap::from_pointee(plain_info(config))),
+    };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let seen = runtime.block_on(async {
         let (mut upstream, mut seen) = (config.upstream.clone(), Vec::new());

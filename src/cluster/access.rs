@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
+
 use crate::{cluster::system_account::SystemAccount, dial::ServerTls, tls::Connector};
 
 /// How weir reaches the servers, apart from their addresses.
@@ -13,8 +15,8 @@ pub struct ClusterAccess {
     pub tls: Option<Arc<Connector>>,
     /// weir's TLS towards the servers' WebSocket ports, where those have it.
     pub websocket_tls: Option<Arc<Connector>>,
-    /// What the servers' INFO means where weir has no TLS of its own.
-    pub plain_info: PlainInfo,
+    /// What the servers' INFO means where weir has no TLS of its own. The listeners tell, which a reload may change.
+    pub plain_info: Arc<ArcSwap<PlainInfo>>,
 }
 
 /// What a server sends to a connection without TLS.
@@ -31,7 +33,7 @@ pub enum PlainInfo {
 impl ClusterAccess {
     /// How a server is dialled to read its INFO; `None` if weir cannot read it.
     pub(super) fn server_tls(&self) -> Option<ServerTls<'_>> {
-        match (&self.tls, self.plain_info) {
+        match (&self.tls, **self.plain_info.load()) {
             (Some(tls), _) => Some(ServerTls::Weir(tls)),
             (None, PlainInfo::NoTls) => Some(ServerTls::None),
             (None, PlainInfo::ThenClientTls) => Some(ServerTls::Client),

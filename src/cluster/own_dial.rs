@@ -163,6 +163,7 @@ pub async fn read_info(
 
 #[cfg(test)]
 mod tests {
+    use arc_swap::ArcSwap;
     use tokio::{io::AsyncWriteExt, net::TcpListener};
 
     use super::*;
@@ -180,7 +181,8 @@ mod tests {
         let servers = Arc::new(Servers::new(&config.upstream));
         let server = servers.iter().next().unwrap();
         let advertised_info = Arc::new(AdvertisedInfo::new(Arc::clone(&servers), "weir".to_owned()));
-        let access = ClusterAccess { system: None, tls: None, websocket_tls: None, plain_info: PlainInfo::NoTls };
+        let plain_info = Arc::new(ArcSwap::from_pointee(PlainInfo::NoTls));
+        let access = ClusterAccess { system: None, tls: None, websocket_tls: None, plain_info };
         let own = OwnDial::new(Arc::clone(&server), advertised_info, access, Compatibility::default());
         let mut rng = fastrand::Rng::with_seed(1);
         // The same server, of which a reading has said that it has restarted: a trial is due.

@@ -3,6 +3,7 @@
 
 use std::{io, sync::Arc, time::Duration};
 
+use arc_swap::ArcSwap;
 use tokio::{
     net::UnixListener,
     sync::{Mutex, Notify, mpsc},
@@ -82,7 +83,7 @@ impl Background {
             system,
             tls: shared.servers_tls.clone(),
             websocket_tls: shared.websocket_tls.clone(),
-            plain_info: plain_info(config),
+            plain_info: Arc::new(ArcSwap::from_pointee(plain_info(config))),
         };
         let fleet = fleets::join(config, shared, &self.tasks, &access)?;
         let (lookups, all, cluster) = (Arc::new(Mutex::new(account_lookups)), Arc::clone(shared), access.clone());
@@ -249,7 +250,8 @@ pub fn plain_info(config: &Config) -> PlainInfo {
 pub async fn first_readings(shared: &Shared, access: &ClusterAccess, fleet: Option<&FleetLink>) {
     let deadline = Instant::now() + FIRST_READINGS;
     let unread = || shared.servers.iter().any(|server| server.awaits_first_reading());
-    let unknown = || shared.advertised_info.shape() == PrefaceShape::Unknown && access.plain_info != PlainInfo::NotSent;
+    let unknown =
+        || shared.advertised_info.shape() == PrefaceShape::Unknown && **access.plain_info.load() != PlainInfo::NotSent;
     let unconnected = || access.system.as_ref().is_some_and(SystemAccount::is_open);
     let alone = || fleet.is_some_and(FleetLink::is_open);
     while (unread() || unknown() || unconnected() || alone()) && Instant::now() < deadline {

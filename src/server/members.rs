@@ -2,10 +2,11 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use tokio::{
     sync::watch,
     time::{Instant, sleep},
@@ -19,6 +20,7 @@ use crate::{
     fleet_link::FleetLink,
     outcome::MoveCause,
     server::{
+        background::plain_info,
         discovery::{DiscoveredNow, DiscoveredServers},
         mover::Mover,
         supervisor::Supervisor,
@@ -46,8 +48,8 @@ struct Inner {
     /// The name that servers are discovered by.
     discover: Option<DiscoverConfig>,
     discovered: DiscoveredNow,
-    /// The sessions of a drained server end within this time.
-    spread: Duration,
+    /// The sessions of a server that is drained end within this time.
+    spread: ArcSwap<Duration>,
     tasks_of: Mutex<HashMap<ServerId, ServerTasks>>,
     /// Those of [`addresses`].
     addresses: watch::Sender<Vec<String>>,
@@ -83,7 +85,7 @@ impl Members {
             compatibility: upstream.compatibility,
             discover: config.discover.clone(),
             discovered,
-            spread: config.lame_duck_duration.saturating_sub(config.lame_duck_grace_period),
+            spread: ArcSwap::from_pointee(spread(config)),
             tasks_of: Mutex::default(),
             addresses: watch::Sender::new(addresses(shared, config.discover.as_ref())),
         };
@@ -93,6 +95,15 @@ impl Members {
             members.0.tasks_of().insert(server.id(), tasks);
         }
         members
+    }
+
+    /// Takes over what a reload has changed for all servers. It is to be called before servers are added.
+    pub fn follow(&self, config: &Config) {
+        let Inner { shared, access, spread: within, .. } = &*self.0;
+        within.store(Arc::new(spread(config)));
+        access.plain_info.store(Arc::new(plain_info(config)));
+        shared.dials_websockets.store(config.dials_websockets(), Relaxed);
+        shared.servers.use_only_websockets(config.upstream.only_websocket);
     }
 
     /// What moves clients from server to server.
@@ -210,6 +221,11 @@ pub fn addresses(shared: &Shared, discover: Option<&DiscoverConfig>) -> Vec<Stri
     stay.map(|server| server.address().to_owned()).chain(name.map(str::to_owned)).collect()
 }
 
+/// The sessions of a server that is drained end within this time.
+fn spread(config: &Config) -> Duration {
+    config.lame_duck_duration.saturating_sub(config.lame_duck_grace_period)
+}
+
 impl Inner {
     fn tasks_of(&self) -> MutexGuard<'_, HashMap<ServerId, ServerTasks>> {
         self.tasks_of.lock().unwrap_or_else(PoisonError::into_inner)
@@ -254,7 +270,7 @@ impl Inner {
 
     async fn drain(&self, server: &Arc<Server>) {
         let began = Instant::now();
-        self.mover.evacuate(server, MoveCause::Drain, self.spread).await;
+        self.mover.evacuate(server, MoveCause::Drain, **self.spread.load()).await;
         // A login that was under way ends as soon as it is a session.
         while server.load().held() > 0 {
             sleep(LOOK_AGAIN).await;

@@ -416,7 +416,7 @@ fn shared(
         servers_tcp: config.servers_tcp,
         servers_tls,
         websocket_tls,
-        dials_websockets: config.dials_websockets(),
+        dials_websockets: config.dials_websockets().into(),
         next_id: AtomicU64::new(1),
         servers,
     })

@@ -232,7 +232,8 @@ impl Reloader {
         let shared = &self.shared;
         let before = self.in_force.load_full();
         let rules = Directory::compile(&config.admission.rules)?;
-        let budget = match config.admission.max_clients == before.admission.max_clients {
+        let takes = |config: &Config| (config.admission.max_clients, config.most_servers());
+        let budget = match takes(config) == takes(&before) {
             true => None,
             false => Some(ClientBudget::of(config, parts.listeners.workers())?),
         };
@@ -247,6 +248,7 @@ impl Reloader {
             shared.descriptors.set(budget.clients, budget.refusals);
         }
         parts.listeners.put(opened).await;
+        parts.members.follow(config);
         change_servers(&shared.servers, &parts.members, [&before, config], asked);
         shared.sessions.closed().set_most(config.max_closed_clients);
         shared.directory.set_rules(rules);

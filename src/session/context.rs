@@ -205,7 +205,7 @@ impl Context {
 
     /// Whether the server takes this client for one that speaks plainly, although it speaks WebSocket.
     pub fn is_taken_for_plain(&self) -> bool {
-        let is_told = self.shared.dials_websockets && !self.listener.is_for_leafnodes;
+        let is_told = self.shared.dials_websockets.load(Relaxed) && !self.listener.is_for_leafnodes;
         self.listener.websocket.is_some() && !is_told
     }
 

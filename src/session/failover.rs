@@ -1,6 +1,9 @@
 //! Opens a connection to a server, and places the client on another one when that fails.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{
+    net::IpAddr,
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
 
 use tokio::time::Instant;
 use tracing::{debug, warn};
@@ -95,7 +98,7 @@ pub(super) enum DialPort {
 impl DialPort {
     /// For the client of a listener: where the servers' WebSocket ports are known, clients over WebSocket use those.
     pub fn of(cx: &Context) -> Self {
-        match cx.listener.websocket.is_some() && cx.shared.dials_websockets {
+        match cx.listener.websocket.is_some() && cx.shared.dials_websockets.load(Relaxed) {
             _ if cx.listener.is_for_leafnodes => Self::Leafnode,
             true => Self::WebSocket(cx.source()),
             false => Self::Client,

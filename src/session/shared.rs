@@ -2,7 +2,10 @@
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, atomic::AtomicU64},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64},
+    },
 };
 
 use arc_swap::ArcSwap;
@@ -100,7 +103,7 @@ pub struct Shared {
     /// TLS towards the servers' WebSocket ports.
     pub websocket_tls: Option<Arc<Connector>>,
     /// Whether clients of WebSocket listeners are connected to the servers' WebSocket ports.
-    pub dials_websockets: bool,
+    pub dials_websockets: AtomicBool,
     /// The fleet that this weir belongs to.
     pub fleet: Option<Arc<Fleet>>,
     /// The next session's id.

@@ -39,6 +39,7 @@ impl Servers {
         );
         let server = Arc::new(server);
         server.leafnode().count(self.counts_leafnodes.load(Relaxed));
+        server.use_only_websocket(self.only_websocket.load(Relaxed));
         let mut list = (**self.list.load()).clone();
         list.push(Arc::clone(&server));
         self.swap(list);

@@ -118,6 +118,8 @@ pub struct Servers {
     params: Params,
     /// Whether leafnodes come through weir.
     counts_leafnodes: AtomicBool,
+    /// Whether all clients use the WebSocket ports.
+    only_websocket: AtomicBool,
     origin: TimeOrigin,
     staggered_close: Mutex<StaggeredClose>,
     unseen: Unseen,
@@ -139,6 +141,7 @@ impl Servers {
             fleet: Arc::default(),
             params: common,
             counts_leafnodes: AtomicBool::new(false),
+            only_websocket: AtomicBool::new(params.only_websocket),
             origin: TimeOrigin::default(),
             unseen: Unseen::default(),
         };
@@ -168,6 +171,12 @@ impl Servers {
     pub fn count_leafnodes(&self, count: bool) {
         self.counts_leafnodes.store(count, Relaxed);
         self.list().iter().for_each(|server| server.leafnode().count(count));
+    }
+
+    /// Whether all clients of weir use the servers' WebSocket ports from now on.
+    pub fn use_only_websockets(&self, only: bool) {
+        self.only_websocket.store(only, Relaxed);
+        self.list().iter().for_each(|server| server.use_only_websocket(only));
     }
 
     /// How many servers there are.

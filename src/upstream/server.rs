@@ -147,7 +147,7 @@ pub struct Server {
     websocket: Option<WebSocketPort>,
     /// The leafnode port, once it is known.
     leafnode: LeafnodePort,
-    only_websocket: bool,
+    only_websocket: AtomicBool,
     monitor: ArcSwapOption<Monitor>,
     /// The configured cap; [`NO_CAP`] is none.
     max_connections: AtomicU32,
@@ -224,7 +224,7 @@ impl Server {
                 secure: port.secure,
             }),
             leafnode: LeafnodePort::new(params.leafnode, cluster),
-            only_websocket: cluster.only_websocket,
+            only_websocket: AtomicBool::new(cluster.only_websocket),
             monitor: ArcSwapOption::new(params.monitor.map(|url| Arc::new(Monitor::new(url)))),
             max_connections: AtomicU32::new(params.max_connections.unwrap_or(NO_CAP)),
             reserve: cluster.reserve,

@@ -141,7 +141,7 @@ pub(super) fn shared(config: &Config) -> Arc<Shared> {
         servers_tcp: TcpTimeouts::default(),
         servers_tls: None,
         websocket_tls: None,
-        dials_websockets: false,
+        dials_websockets: Default::default(),
         next_id: AtomicU64::new(1),
         servers,
     })

@@ -80,12 +80,17 @@ impl Server {
         self.change(|state| self.health_of(state, port).trial_says_nothing(now));
     }
 
+    /// Whether all clients of weir use its WebSocket port from now on.
+    pub(in crate::upstream) fn use_only_websocket(&self, only: bool) {
+        self.only_websocket.store(only, Relaxed);
+    }
+
     /// Whether the health of this port is a thing of its own. That of the WebSocket port is where other clients use the
     /// client port: a WebSocket port that is closed takes no server from those. Nor does a leafnode port.
     pub(super) fn has_own_health(&self, port: Port) -> bool {
         match port {
             Port::Client => false,
-            Port::WebSocket => !self.only_websocket,
+            Port::WebSocket => !self.only_websocket.load(Relaxed),
             Port::Leafnode => true,
         }
     }
