@@ -115,6 +115,7 @@ mod strangers;
 mod system_account;
 mod system_account_reserve;
 mod takeover;
+mod takeover_asked;
 mod takeover_commit;
 mod takeover_kinds;
 mod tcp_timeouts;

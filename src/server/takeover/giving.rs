@@ -25,7 +25,7 @@ pub(super) use self::sessions::SessionsToGive;
 use crate::{
     admin::socket::{AdminSocket, OperatorPause},
     fleet_link::FleetLink,
-    net::passing::{self, Receiver, Sender},
+    net::passing::{self, MOST_DESCRIPTORS, Receiver, Sender},
     server::{
         listeners::Suspended,
         reload::{Parts, Reloader},
@@ -237,6 +237,7 @@ impl Giving {
             origin: u64::try_from(moment::origin().as_nanos()).unwrap_or(0),
             secret: self.shared.keys.secret().to_bytes(),
             sockets,
+            more_sockets: descriptors.len().div_ceil(MOST_DESCRIPTORS).saturating_sub(1),
             sessions: self.shared.sessions.len(),
             discovered,
             fleet: self.member().zip(self.shared.fleet.as_ref().map(|fleet| fleet.run())),
@@ -245,7 +246,11 @@ impl Giving {
         };
         info!(sessions = offer.sessions, "another process is about to take over");
         let descriptors: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
-        send(sender, &Message::Offer(Box::new(offer)), &descriptors).await?;
+        let mut beside = descriptors.chunks(MOST_DESCRIPTORS);
+        send(sender, &Message::Offer(Box::new(offer)), beside.next().unwrap_or_default()).await?;
+        for more in beside {
+            send(sender, &Message::Sockets, more).await?;
+        }
         match receiver.next(READY_WITHIN).await? {
             Message::Ready => Ok(()),
             other => Err(Off::Unexpected(other.name())),

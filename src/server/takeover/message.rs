@@ -41,6 +41,8 @@ pub enum Message {
     },
     /// What the old process has; its listening sockets are beside it, in the order of `sockets`.
     Offer(Box<Offer>),
+    /// More of them, for which there was no room beside the offer.
+    Sockets,
     /// The new process has adopted the sockets and read the servers. It accepts nobody yet.
     Ready,
     /// What the old process has learnt, as a text: [`Remembered`](crate::session::remembered::Remembered). `pause` is
@@ -99,6 +101,8 @@ pub struct Offer {
     /// What keys of clients are made with.
     pub secret: [u8; 16],
     pub sockets: Vec<Offered>,
+    /// How many messages with more of them follow; none from a version that has room for all.
+    pub more_sockets: usize,
     pub sessions: usize,
     /// Servers that it has discovered. Sessions are there, and the new process may find them too late.
     pub discovered: DiscoveredServers,

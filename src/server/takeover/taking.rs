@@ -119,10 +119,16 @@ impl Taking {
         let (mut sender, mut receiver) = passing::channel(ask(stream).await?);
         let hello = Message::Hello { version: VERSION, weir: env!("WEIR_VERSION").to_owned(), fleet: fleet.clone() };
         send(&mut sender, &hello, &[]).await?;
-        let (message, descriptors) = next(&mut receiver).await?;
+        let (message, mut descriptors) = next(&mut receiver).await?;
         let Message::Offer(offer) = message else { return Err(unexpected(&message)) };
         // One of an older version does not compare.
         FleetName::agree(offer.fleet.as_ref().map(|(running, _)| running), fleet.as_ref())?;
+        for _ in 0..offer.more_sockets {
+            match next(&mut receiver).await? {
+                (Message::Sockets, more) => descriptors.extend(more),
+                (other, _) => return Err(unexpected(&other)),
+            }
+        }
         let sockets = sockets(&offer, descriptors)?;
         info!(pid = offer.pid, weir = offer.weir, sessions = offer.sessions, "takes over from a running weir");
         Ok((Self::offered(sender, receiver, *offer), sockets))
