@@ -59,6 +59,11 @@ pub async fn watch(reloader: &Reloader, stop: CancellationToken) {
     let mut seen = Seen::default();
     let watching = async {
         loop {
+            if reloader.is_taken_over() {
+                // The other process has it. Where that does not serve in the end, the change is found then.
+                sleep(LOOK_INTERVAL).await;
+                continue;
+            }
             // A file system that hangs keeps a thread waiting that nobody else needs.
             let path = path.clone();
             let now = spawn_blocking(move || fs::metadata(path).ok().map(|metadata| version(&metadata))).await;

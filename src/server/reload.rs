@@ -55,6 +55,8 @@ pub enum Refused {
     StandardInput,
     /// weir is about to end.
     Draining,
+    /// Another process takes over, or has done so, and has read the configuration already.
+    TakenOver,
     /// The configuration is wrong.
     Wrong(Findings),
     /// The configuration is right, and the system does not let weir put it into force.
@@ -69,6 +71,10 @@ impl Refused {
                 vec!["the configuration came over standard input: start weir with a file to reload it".to_owned()]
             }
             Self::Draining => vec!["weir is draining".to_owned()],
+            Self::TakenOver => vec![
+                "another process takes over, and has read the configuration already: reload once the takeover is over"
+                    .to_owned(),
+            ],
             Self::Wrong(findings) => findings.iter().filter(|one| one.is_error()).map(ToString::to_string).collect(),
             Self::Failed(why) => vec![why.clone()],
         }
@@ -182,6 +188,9 @@ impl Reloader {
     }
 
     async fn replace(&self, parts: &mut Parts, asked: &str) -> Result<Report, Refused> {
+        if self.is_taken_over() {
+            return Err(Refused::TakenOver);
+        }
         if self.shared.admission.is_draining() {
             return Err(Refused::Draining);
         }
@@ -269,6 +278,12 @@ impl Reloader {
     /// The file that is read again, if there is one.
     pub fn file(&self) -> Option<&Path> {
         self.origin.file.as_deref().filter(|_| self.origin.can_be_read_again())
+    }
+
+    /// Whether another process takes over, or has done so: it has read the configuration, and what this process reads
+    /// would be lost.
+    pub fn is_taken_over(&self) -> bool {
+        self.shared.takeover.has_successor()
     }
 
     /// The configuration in force.

@@ -17,6 +17,41 @@ async fn connect(weir: &Weir) -> RawClient {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_would_be_lost_is_refused_while_another_process_takes_over() {
+    let (_cluster, mut weir, admin) = weir("workers = 2", "").await;
+    let mut client = connect(&weir).await;
+    let (mut between, new) = Between::start(&weir, &admin).await;
+    let ready = between.passes_until("ready").await;
+    // It has read the configuration, and is a minute away from being late.
+    weir.reconfigure("[admission]", "[policies.name]\nrequired = true\n[admission]");
+    let said = admin.says(&["reload"]).await;
+    assert!(said.code != 0 && said.err.contains("has read the configuration already"), "{said:?}");
+    between.pass(ready).await;
+    // What operators have asked for has gone before.
+    let batch = between.passes_until("batch").await;
+    let verbs = [&["drain", "n1"][..], &["undrain", "n1"], &["kick", "--name", "x", "--for", "1m"], &["rebalance"]];
+    let said = join_all(verbs.iter().map(|verb| admin.says(verb))).await;
+    for (verb, said) in verbs.iter().zip(said) {
+        assert!(said.code != 0 && said.err.contains("another process takes over at this moment"), "{verb:?}: {said:?}");
+    }
+    between.pass(batch).await;
+    between.passes_all();
+    let mut before = weir.is_replaced_by(new).await;
+    assert!(before.wait(PATIENCE).await.success(), "{}", before.log());
+    client.round_trip().await.expect("the session goes on");
+    admin.does(&["drain", "n1"]).await;
+    // And where the takeover is off the same process does it.
+    let (mut between, mut new) = Between::start(&weir, &admin).await;
+    let held = between.passes_until("batch").await;
+    new.kill();
+    drop((held, between));
+    weir.says("a takeover is off").await;
+    admin.does(&["undrain", "n1"]).await;
+    weir.reconfigure("required = true", "required = false");
+    admin.does(&["reload"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn more_sockets_than_fit_beside_a_message_are_taken_over() {
     // 242 for clients, and two more.
     let (_cluster, mut weir, _admin) = weir("workers = 121", "[[listeners]]\nlisten = \"127.0.0.1:0\"").await;

@@ -16,6 +16,7 @@ use crate::{
 };
 
 pub fn drain(operator: &Operator, query: Query, who: &Who) -> Result<Done, NotDone> {
+    operator.not_in_a_takeover()?;
     let (name, server) = chosen(operator, query)?;
     let sessions = server.load().sessions();
     let mut done = match operator.members.drain(server.id(), &format!("weir drain by {}", who.name())) {
@@ -33,6 +34,7 @@ pub fn drain(operator: &Operator, query: Query, who: &Who) -> Result<Done, NotDo
 }
 
 pub fn undrain(operator: &Operator, query: Query, who: &Who) -> Result<Done, NotDone> {
+    operator.not_in_a_takeover()?;
     let (name, server) = chosen(operator, query)?;
     let sessions = server.load().sessions();
     let done = match operator.members.undrain(server.id(), &format!("weir undrain by {}", who.name())) {

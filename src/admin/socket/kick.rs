@@ -94,6 +94,7 @@ pub async fn kick(operator: &Operator, query: Query, who: &Who) -> Result<Done, 
         return Err(NotDone::Refused(format!("{MOST_AT_A_TIME} kicks are under way: wait for one to end")));
     };
     let meant = kick.meant(&operator.shared).await;
+    operator.not_in_a_takeover()?;
     let answer = kick.answer(meant.len(), false);
     if !meant.is_empty() {
         let (shared, by) = (Arc::clone(&operator.shared), who.name());
@@ -114,6 +115,7 @@ pub async fn preview(operator: &Operator, query: Query) -> Result<Done, NotDone>
 /// Lets all clients come back that kicks keep away.
 pub fn forgive(operator: &Operator, query: Query) -> Result<Done, NotDone> {
     query.end()?;
+    operator.not_in_a_takeover()?;
     let clients = operator.shared.admission.kicked().forgive();
     let done = match clients {
         0 => "no client was kept away".to_owned(),

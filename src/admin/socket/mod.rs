@@ -104,6 +104,19 @@ impl Operator {
     }
 }
 
+impl Operator {
+    /// What operators have asked for has gone to the process that takes over, and what they ask for now would be lost.
+    fn not_in_a_takeover(&self) -> Result<(), NotDone> {
+        match self.shared.takeover.is_under_way() {
+            true => Err(NotDone::Refused(
+                "another process takes over at this moment, and would not hear of it: ask again in some seconds"
+                    .to_owned(),
+            )),
+            false => Ok(()),
+        }
+    }
+}
+
 /// Serves until `stop`, while the socket is this process's.
 pub async fn serve(
     (listener, is_own): (UnixListener, watch::Receiver<bool>),

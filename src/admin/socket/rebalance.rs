@@ -47,6 +47,7 @@ fn parse(mut query: Query, operator: &Operator, by: String) -> Result<Asked, Not
 }
 
 pub async fn begin(operator: &Operator, query: Query, who: &Who) -> Result<Done, NotDone> {
+    operator.not_in_a_takeover()?;
     let asked = parse(query, operator, format!("weir rebalance by {}", who.name()))?;
     let preview = operator.members.mover().rebalance(asked).await.map_err(NotDone::Refused)?;
     Ok(answer(operator, &preview, false))

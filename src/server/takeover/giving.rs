@@ -6,10 +6,7 @@ use std::{
     fmt, io,
     os::fd::{AsFd, OwnedFd},
     process,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
+    sync::Arc,
     time::Duration,
 };
 
@@ -59,7 +56,6 @@ pub struct Giving {
     /// Ends the admin socket in this process.
     admin_stop: CancellationToken,
     pause: OperatorPause,
-    is_under_way: AtomicBool,
     /// Another process serves now.
     given: Arc<Notify>,
     /// Which one that is.
@@ -100,13 +96,13 @@ struct UnderWay(Arc<Giving>);
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        self.0.is_under_way.store(false, Relaxed);
+        self.0.shared.takeover.set_successor(false);
     }
 }
 
 impl fmt::Debug for Giving {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Giving").field("is_under_way", &self.is_under_way).finish_non_exhaustive()
+        f.debug_struct("Giving").field("successor", &self.successor).finish_non_exhaustive()
     }
 }
 
@@ -127,7 +123,6 @@ impl Giving {
             admin,
             admin_stop,
             pause,
-            is_under_way: AtomicBool::new(false),
             given,
             successor: watch::Sender::default(),
             start: Start::of_this_process(),
@@ -171,7 +166,7 @@ impl Giving {
             // The process before would take the end of this one for a takeover that has gone wrong.
             return Err("it has just taken over itself: try again in a few seconds");
         }
-        if self.is_under_way.swap(true, Relaxed) {
+        if self.shared.takeover.set_successor(true) {
             return Err("another process is taking over");
         }
         let under_way = UnderWay(Arc::clone(self));

@@ -74,6 +74,8 @@ pub enum Stays {
 pub struct Takeover {
     /// Where sessions go that have stopped, as long as another process takes over.
     stopped: Mutex<Option<mpsc::UnboundedSender<Stopped>>>,
+    /// Another process is there to take over, and has read its configuration.
+    has_successor: AtomicBool,
     /// Clients that are not in yet are to go to the other process.
     asks_clients: AtomicBool,
     /// Clients in the kernel's queues are another process's.
@@ -101,6 +103,17 @@ impl Takeover {
     /// Whether another process takes over now.
     pub fn is_under_way(&self) -> bool {
         self.stopped().is_some()
+    }
+
+    /// Whether another process is there to take over. It has read its configuration: what this one read later would be
+    /// lost.
+    pub fn has_successor(&self) -> bool {
+        self.has_successor.load(Relaxed)
+    }
+
+    /// Another process is there to take over. Returns whether there was one already.
+    pub fn set_successor(&self, is_there: bool) -> bool {
+        self.has_successor.swap(is_there, Relaxed)
     }
 
     /// From now on clients that are not in yet stop where they wait.
