@@ -285,6 +285,8 @@ impl Assembly {
         let opened = parts.listeners.open(bound).await?;
         parts.listeners.put(opened).await;
         shared.heartbeats.started(timer::now());
+        // Whoever sees or hears that weir is ready may stop it at once; and who has been given sessions is to drain them.
+        let mut signals = signals::Stop::register()?;
         let home = Home::new(Arc::clone(&shared), fleet.clone(), pause.clone(), &parts.listeners);
         if let Some(taking) = &mut taking {
             taking.take(&home).await?;
@@ -304,8 +306,6 @@ impl Assembly {
         if let Some(admin) = &config.admin {
             info!(socket = %admin.socket.display(), "the admin socket is open");
         }
-        // Whoever sees or hears that weir is ready may stop it at once.
-        let mut signals = signals::Stop::register()?;
         if let Some(path) = &config.ports_file
             && let Err(err) = ports_file::write(path, &parts.listeners.addresses(), parts.monitor.address())
         {

@@ -32,6 +32,10 @@ const STATUS_EVERY: Duration = Duration::from_secs(5);
 /// What is left for the end of weir after its drain, when workers and tasks end.
 const AFTER_DRAIN: Duration = Duration::from_secs(10);
 
+/// So many times, and so far apart, the service manager is told of another process until it takes it.
+const MAIN_PID_TRIES: usize = 20;
+const MAIN_PID_AGAIN: Duration = Duration::from_millis(50);
+
 /// The service manager; without `NOTIFY_SOCKET` there is none.
 ///
 /// The crate `sd-notify` sends on a socket that blocks. The control thread, which hands out turns, must not wait for a
@@ -87,9 +91,15 @@ impl ServiceManager {
         self.tell(&format!("STOPPING=1\nEXTEND_TIMEOUT_USEC={micros}"));
     }
 
-    /// Another process has taken over: the service goes on with that, and hears of it from that.
-    pub fn another_process(&self, pid: u32) {
-        self.tell(&format!("MAINPID={pid}"));
+    /// Another process has taken over: the service goes on with that, and hears of it from that. A service manager that
+    /// has not heard so takes the end of this process for that of the service, so it is told until it takes it.
+    pub async fn another_process(&self, pid: u32) {
+        for _ in 0..MAIN_PID_TRIES {
+            if self.tell(&format!("MAINPID={pid}")) {
+                break;
+            }
+            sleep(MAIN_PID_AGAIN).await;
+        }
         self.is_another.store(true, Relaxed);
     }
 
@@ -125,17 +135,20 @@ impl ServiceManager {
         }
     }
 
-    fn tell(&self, state: &str) {
-        let Some(address) = self.address.as_ref().filter(|_| !self.is_another.load(Relaxed)) else { return };
+    /// Returns whether nobody is left to be told.
+    fn tell(&self, state: &str) -> bool {
+        let Some(address) = self.address.as_ref().filter(|_| !self.is_another.load(Relaxed)) else { return true };
         let sent = UnixDatagram::unbound().and_then(|socket| {
             socket.set_nonblocking(true)?;
             socket.send_to_addr(state.as_bytes(), address)
         });
+        let is_told = sent.is_ok();
         match sent {
             Ok(_) => self.has_failed.store(false, Relaxed),
             Err(err) if !self.has_failed.swap(true, Relaxed) => warn!(%err, "the service manager does not hear weir"),
             Err(_) => {}
         }
+        is_told
     }
 }
 

@@ -62,3 +62,23 @@ async fn more_sockets_than_fit_beside_a_message_are_taken_over() {
         connect(&weir).await.round_trip().await.expect("a client comes in");
     }
 }
+
+/// `systemctl stop` signals the new process too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_that_is_stopped_while_it_takes_over_drains_what_it_has() {
+    let top = "workers = 2\nlame_duck_grace_period = \"1s\"\nlame_duck_duration = \"2s\"";
+    let (_cluster, mut weir, admin) = weir(top, "").await;
+    let clients = join_all((0..4).map(|_| connect(&weir))).await;
+    let (mut between, new) = Between::start(&weir, &admin).await;
+    let held = between.passes_until("serve").await;
+    let mut before = weir.replace(new);
+    weir.signal(Signal::TERM);
+    between.pass(held).await;
+    between.passes_all();
+    let status = weir.wait(PATIENCE).await;
+    assert!(status.success(), "{status}: {}", weir.log());
+    weir.says("has taken over").await;
+    weir.says("draining").await;
+    before.wait(PATIENCE).await;
+    drop(clients);
+}

@@ -191,7 +191,7 @@ impl Giving {
         match given {
             Ok(mut rest) => {
                 if let Some(pid) = pid {
-                    self.service_manager.another_process(pid);
+                    self.service_manager.another_process(pid).await;
                 }
                 self.successor.send_replace(pid.map_or(Successor::None, Successor::HasAll));
                 self.given.notify_one();

@@ -106,11 +106,12 @@ pub(super) async fn has_all(
     mut child: Child,
     mut successor: watch::Receiver<Successor>,
 ) -> Result<(), NoSuccessor> {
-    let until = sleep(SERVES_WITHIN);
-    let serving = successor.clone();
+    let mut serving = successor.clone();
     let late = async {
-        until.await;
-        if *serving.borrow() == Successor::Serves(pid) {
+        sleep(SERVES_WITHIN).await;
+        // It may still end by itself, or serve: with one that was told to serve this process waits for either.
+        let serves = async { serving.wait_for(|one| *one == Successor::Serves(pid)).await.is_ok() };
+        if timeout(ENDS_WITHIN, serves).await == Ok(true) {
             // It has clients and sessions.
             future::pending::<()>().await;
         }
@@ -123,10 +124,8 @@ pub(super) async fn has_all(
     };
     if result == Err(NoSuccessor::Late(pid)) {
         // Whatever it still does, it is nobody's any more. Where it was told to serve its end is waited for.
-        if timeout(ENDS_WITHIN, ended(&mut child)).await.is_err() {
-            let _ = child.kill();
-            let _ = timeout(ENDS_WITHIN, ended(&mut child)).await;
-        }
+        let _ = child.kill();
+        let _ = timeout(ENDS_WITHIN, ended(&mut child)).await;
     }
     result
 }
@@ -216,7 +215,19 @@ mod tests {
             successor.send_replace(Successor::HasAll(pid));
         });
         assert_eq!(has_all(pid, child, receiver).await, Ok(()));
-        let of_child = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
-        rustix::process::kill_process(of_child, rustix::process::Signal::KILL).expect("it is there still");
+        // One that was told to serve, and does so just after the time.
+        let (other, late) = start();
+        let (successor, receiver) = watch::channel(Successor::None);
+        tokio::spawn(async move {
+            sleep(SERVES_WITHIN + ENDS_WITHIN / 2).await;
+            successor.send_replace(Successor::Serves(other));
+            sleep(SERVES_WITHIN).await;
+            successor.send_replace(Successor::HasAll(other));
+        });
+        assert_eq!(has_all(other, late, receiver).await, Ok(()));
+        for pid in [pid, other] {
+            let child = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+            rustix::process::kill_process(child, rustix::process::Signal::KILL).expect("it is there still");
+        }
     }
 }
