@@ -5,7 +5,7 @@ mod accounts;
 mod fleet;
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeMap, HashSet},
     fmt,
     net::SocketAddr,
     sync::{Arc, atomic::Ordering::Relaxed},
@@ -497,15 +497,21 @@ impl SharedCollector {
                 .map(|(kind, n)| (vec![("kind", kind.to_owned())], ConstCounter::new(n.load(Relaxed)))),
         )?;
         let terminators = self.shared.terminators.load();
-        let certificates = terminators.iter().flat_map(|(listener, tls)| {
-            tls.in_use().into_iter().map(move |one| {
-                let expires = ConstGauge::new(one.expires);
-                (vec![("listener", listener.to_string()), ("subject", one.subject)], expires)
-            })
+        // Certificates of one subject, such as one with RSA and one with ECDSA, have one sample: the alert is for the
+        // one that expires first.
+        let mut first = BTreeMap::new();
+        for (listener, tls) in terminators.iter() {
+            for one in tls.in_use() {
+                let expires = first.entry((listener.to_string(), one.subject)).or_insert(one.expires);
+                *expires = one.expires.min(*expires);
+            }
+        }
+        let certificates = first.into_iter().map(|((listener, subject), expires)| {
+            (vec![("listener", listener), ("subject", subject)], ConstGauge::new(expires))
         });
         families.family(
             "tls_certificate_expiry_timestamp_seconds",
-            "When each certificate of a listener expires, in seconds since 1970",
+            "When the certificate of each subject at a listener expires, in seconds since 1970; of several the first",
             certificates.collect::<Vec<_>>(),
         )
     }

@@ -11,9 +11,9 @@ use ipnet::IpNet;
 use serde::Serialize;
 
 use crate::{
-    admin::{Endpoints, json},
+    admin::{Endpoints, json, prometheus::by_name},
     admission::Source,
-    events::{Thing, watch::Row},
+    events::watch::Row,
     outcome::{BadLogin, Refusal},
     overview::server_sample,
     reports::{
@@ -139,11 +139,11 @@ fn answer(shared: &Shared, asked: &Asked, now: Instant) -> Answer {
         distribution: is_asked(Report::Distribution).then(|| distribution(shared, now, *limit)),
         headroom: is_asked(Report::Headroom).then(|| {
             let rows = shared.usage.load();
-            let of_server = |server: Arc<Server>| {
-                let row = rows.iter().find(|row| row.of == Thing::Server && *row.name == *server.name());
-                row.cloned().unwrap_or_else(|| Row::unwatched(server_sample(&server)))
+            let of_server = |(name, server): (String, Arc<Server>)| {
+                let row = rows.iter().find(|row| row.id == Some(server.id()));
+                row.cloned().unwrap_or_else(|| Row::unwatched(server_sample(&name, &server)))
             };
-            let servers: Vec<_> = shared.servers.iter().map(of_server).collect();
+            let servers: Vec<_> = by_name(shared.servers.iter()).into_iter().map(of_server).collect();
             headroom(&servers, &rows, *limit)
         }),
     }

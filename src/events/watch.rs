@@ -13,6 +13,7 @@ use crate::{
         fullness::{Change, Fullness, Level, Thresholds},
     },
     growth::{Confidence, Growth, History},
+    upstream::ServerId,
 };
 
 /// The accounts that are watched: those that use the largest part of their limit. Each takes some 1000 bytes.
@@ -22,6 +23,9 @@ pub const MOST_ACCOUNTS: usize = 1000;
 #[derive(Debug, Clone)]
 pub struct Sample {
     pub of: Thing,
+    /// Of servers: two of them may have one name, one after the other.
+    pub id: Option<ServerId>,
+    /// No other of its kind has it at this moment.
     pub name: Arc<str>,
     pub connections: u32,
     /// `None` is no limit, or an unknown one: only its growth is measured.
@@ -40,6 +44,7 @@ pub struct Limit {
 #[derive(Debug, Clone)]
 pub struct Row {
     pub of: Thing,
+    pub id: Option<ServerId>,
     pub name: Arc<str>,
     pub connections: u32,
     pub limit: Option<Limit>,
@@ -51,8 +56,8 @@ pub struct Row {
 impl Row {
     /// The row of what nobody has watched.
     pub fn unwatched(sample: Sample) -> Self {
-        let Sample { of, name, connections, limit } = sample;
-        Self { of, name, connections, limit, level: None, growth: None }
+        let Sample { of, id, name, connections, limit } = sample;
+        Self { of, id, name, connections, limit, level: None, growth: None }
     }
 
     /// When it is full at its present growth; `None` where it does not grow, or that may be chance.
@@ -82,7 +87,8 @@ struct State {
 #[derive(Debug, Default)]
 pub struct Watch {
     looks: u64,
-    states: HashMap<(Thing, Arc<str>), State>,
+    /// Of servers by id, of all else by name.
+    states: HashMap<(Thing, Option<ServerId>, Arc<str>), State>,
 }
 
 impl Watch {
@@ -97,8 +103,10 @@ impl Watch {
     ) -> Look {
         self.looks += 1;
         let mut look = Look::default();
-        for Sample { of, name, connections, limit } in samples {
-            let state = self.states.entry((of, Arc::clone(&name))).or_default();
+        for Sample { of, id, name, connections, limit } in samples {
+            // The name of a server may change.
+            let key = if id.is_some() { Arc::default() } else { Arc::clone(&name) };
+            let state = self.states.entry((of, id, key)).or_default();
             state.seen_at = self.looks;
             if state.history.note(now, connections) {
                 state.growth = state.history.growth();
@@ -131,7 +139,7 @@ impl Watch {
                     growth,
                 });
             }
-            look.rows.push(Row { of, name, connections, limit, level, growth });
+            look.rows.push(Row { of, id, name, connections, limit, level, growth });
         }
         let looks = self.looks;
         self.states.retain(|_, state| state.seen_at == looks);
@@ -160,7 +168,26 @@ mod tests {
 
     fn sample(of: Thing, name: &str, connections: u32, most: u32) -> Sample {
         let limit = (most > 0).then_some(Limit { max_connections: most, fillable: most });
-        Sample { of, name: name.into(), connections, limit }
+        Sample { of, id: None, name: name.into(), connections, limit }
+    }
+
+    /// A reload gives a server another address: the one that leaves has another name from then on.
+    #[test]
+    fn a_server_in_the_place_of_another_has_a_history_of_its_own() {
+        let (start, mut watch) = (Instant::now(), Watch::default());
+        let server = |id, name, connections| Sample {
+            id: Some(ServerId::from_raw(id)),
+            ..sample(Thing::Server, name, connections, 100)
+        };
+        watch.look(start, 0.8, [server(0, "n1", 95)], ago);
+        let look = watch.look(start + SECOND, 0.8, [server(1, "n1", 0), server(0, "n1#0", 95)], ago);
+        assert!(
+            look.told.is_empty(),
+            "the one is as full as before, and the other one was never full: {:?}",
+            look.told
+        );
+        let levels: Vec<_> = look.rows.iter().map(|row| (&*row.name, row.level)).collect();
+        assert_eq!(levels, [("n1", None), ("n1#0", Some(Level::Ninety))]);
     }
 
     fn ago(time: Duration) -> String {

@@ -60,6 +60,7 @@ pub fn of(shared: &Shared, error: Option<&str>, since: u64, now: Instant) -> Ove
     let totals = counters.totals();
     let usage = shared.usage.load();
     let rows: Rows<'_> = usage.iter().map(|row| ((row.of, &*row.name), row)).collect();
+    let of_server = |one: &upstream::Server| usage.iter().find(|row| row.id == Some(one.id()));
     let (accounts, accounts_in_use) = accounts(shared, &rows);
     let servers = shared.servers.list();
     let has_limits = servers.iter().all(|server| server.load().shown_capacity().is_some_and(|(n, _)| n.is_finite()));
@@ -98,7 +99,7 @@ pub fn of(shared: &Shared, error: Option<&str>, since: u64, now: Instant) -> Ove
                 max_clients: limit.most(),
             })
             .collect(),
-        servers: servers.iter().map(|one| server(one, rows.get(&(Thing::Server, one.name())).copied(), now)).collect(),
+        servers: servers.iter().map(|one| server(one, of_server(one), now)).collect(),
         warnings: warnings(&usage),
         refusals,
         bad_logins: bad_logins(shared),
@@ -145,12 +146,13 @@ fn process() -> Process {
 /// What the last look at fullness has found, by what it is of and its name.
 type Rows<'a> = HashMap<(Thing, &'a str), &'a Row>;
 
-/// How full a server is now: all of its connections, and what weir fills of its limit.
-pub fn server_sample(server: &upstream::Server) -> Sample {
+/// How full a server is now: all of its connections, and what weir fills of its limit. `name` is its own among all.
+pub fn server_sample(name: &str, server: &upstream::Server) -> Sample {
     let load = server.load();
     let is_limited = load.shown_capacity().is_some_and(|(capacity, _)| capacity.is_finite());
     let limit = is_limited.then(|| Limit { max_connections: load.capacity(), fillable: load.ceiling() });
-    Sample { of: Thing::Server, name: server.name().into(), connections: load.projected(), limit }
+    let (id, connections) = (Some(server.id()), load.projected());
+    Sample { of: Thing::Server, id, name: name.into(), connections, limit }
 }
 
 fn server(server: &upstream::Server, row: Option<&Row>, now: Instant) -> Server {

@@ -66,7 +66,7 @@ mod tests {
     fn row(connections: u32, limit: Option<(u32, u32)>, per_second: Option<f64>) -> Row {
         let growth = per_second.map(|per_second| Growth { per_second, error: 0.002, over: Duration::from_secs(300) });
         let limit = limit.map(|(max_connections, fillable)| Limit { max_connections, fillable });
-        Row { of: Thing::Account, name: "n1".into(), connections, limit, level: None, growth }
+        Row { of: Thing::Account, id: None, name: "n1".into(), connections, limit, level: None, growth }
     }
 
     #[test]

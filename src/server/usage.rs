@@ -11,6 +11,7 @@ use std::{
 use tracing::info;
 
 use crate::{
+    admin::prometheus::by_name,
     events::{
         Event, Thing,
         fullness::{Outage, OutageChange},
@@ -57,15 +58,15 @@ impl Lookout {
     }
 
     fn look_at_usage(&mut self, shared: &Shared, warn_at: f64) {
-        let servers = shared
-            .servers
-            .iter()
-            .filter(|server| is_its_own_count(shared, server))
-            .map(|server| server_sample(&server));
+        let servers = by_name(shared.servers.iter())
+            .into_iter()
+            .filter(|(_, server)| is_its_own_count(shared, server))
+            .map(|(name, server)| server_sample(&name, &server));
         let same = |most| Limit { max_connections: most, fillable: most };
         let accounts = shared.admission.accounts().rooms().into_iter();
         let accounts = accounts.map(|(name, connections, most)| Sample {
             of: Thing::Account,
+            id: None,
             name,
             connections,
             limit: most.map(same),
@@ -73,6 +74,7 @@ impl Lookout {
         let listeners = shared.listeners.load_full();
         let listeners = listeners.iter().map(|(address, clients)| Sample {
             of: Thing::Listener,
+            id: None,
             name: address.to_string().into(),
             connections: clients.in_use(),
             limit: Some(same(clients.most())),
@@ -98,9 +100,10 @@ impl Lookout {
     fn look_at_outages(&mut self, shared: &Shared) {
         let now = timer::now();
         let mut before = std::mem::take(&mut self.outages);
-        for server in shared.servers.iter().filter(|server| !server.is_stranger() && !server.is_draining()) {
-            let mut outage = before.remove(server.name()).unwrap_or_default();
-            let name = || server.name().to_owned();
+        let named = by_name(shared.servers.iter()).into_iter();
+        for (own, server) in named.filter(|(_, server)| !server.is_stranger() && !server.is_draining()) {
+            let mut outage = before.remove(&own).unwrap_or_default();
+            let name = || own.clone();
             let event = outage.look(now, !server.is_reachable(now)).map(|change| match change {
                 OutageChange::Began => Event::ServerDown { server: name(), is_lame_duck: server.is_lame_duck(now) },
                 OutageChange::Over(lasted) => Event::ServerUp { server: name(), lasted: in_ms(lasted) },

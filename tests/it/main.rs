@@ -78,6 +78,7 @@ mod new_accounts;
 mod nkey;
 mod observe;
 mod odd_infos;
+mod one_sample_each;
 mod other_clusters;
 mod own_connections;
 mod passthrough_busy_servers;

@@ -6,7 +6,7 @@ use prometheus_client::metrics::{counter::ConstCounter, gauge::ConstGauge};
 use strum::VariantArray;
 
 use crate::{
-    admin::prometheus::{Families, TOP_ACCOUNTS},
+    admin::prometheus::{Families, TOP_ACCOUNTS, by_name},
     fleet::{
         Fleet,
         link::Counted,
@@ -144,12 +144,13 @@ fn accounts(shared: &Shared, fleet: &Fleet, families: &mut Families<'_, '_>) -> 
 
 /// Slots of every server, leased or not.
 fn servers(shared: &Shared, fleet: &Fleet, families: &mut Families<'_, '_>) -> fmt::Result {
-    let (quotas, list) = (fleet.quotas(), shared.servers.list());
+    let quotas = fleet.quotas();
     let of = |server: &Server| {
         let key = server.fleet_key(fleet.keys()).to_string();
         quotas.iter().find(|quota| quota.of == "server" && quota.key == key)
     };
-    let quotas: Vec<_> = list.iter().map(|server| (server.name().to_owned(), of(server))).collect();
+    let named = by_name(shared.servers.iter());
+    let quotas: Vec<_> = named.into_iter().map(|(name, server)| (name, of(&server))).collect();
     let described = [
         (
             "fleet_server_lease",

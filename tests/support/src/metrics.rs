@@ -10,13 +10,16 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Parses Prometheus text or OpenMetrics; panics on a line that is neither.
+    /// Parses Prometheus text or OpenMetrics; panics on a line that is neither, and on two samples of one name with the
+    /// same labels: Prometheus refuses the whole reading then.
     pub fn parse(text: &str) -> Self {
         let mut samples = BTreeMap::new();
         for line in text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
             let end = line.rfind('}').map_or_else(|| line.find(' ').unwrap_or(line.len()), |brace| brace + 1);
             let value = line[end..].split_whitespace().next().and_then(|value| value.parse().ok());
-            samples.insert(line[..end].to_owned(), value.unwrap_or_else(|| panic!("not a sample: {line:?}")));
+            let before =
+                samples.insert(line[..end].to_owned(), value.unwrap_or_else(|| panic!("not a sample: {line:?}")));
+            assert_eq!(before, None, "a second sample: {line:?}");
         }
         Self { samples, text: text.to_owned() }
     }
