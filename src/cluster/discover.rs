@@ -57,15 +57,16 @@ impl Discover {
         }
     }
 
-    /// Asks once. This may hang for as long as the resolver does.
+    /// Asks once. `known` are the addresses of earlier answers that are servers now. This may hang for as long as the
+    /// resolver does.
     ///
     /// # Errors
     /// [`NoAnswer`]; an answer without an address is none.
-    pub async fn look_up(&self) -> Result<Answer, NoAnswer> {
+    pub async fn look_up(&self, known: &[String]) -> Result<Answer, NoAnswer> {
         match self {
             Self::Host(host) => {
                 let found: Vec<_> = lookup_host(host).await?.collect();
-                Ok(Answer { addresses: of_one_family(&found), again_after: INTERVAL })
+                Ok(Answer { addresses: of_one_family(&found, known), again_after: INTERVAL })
             }
             Self::Srv(name) => {
                 let resolver = TokioResolver::builder_tokio()?.build()?;
@@ -89,12 +90,19 @@ impl Discover {
     }
 }
 
-/// A machine with an address of each family is one server. So of a name with both families one counts: that with more
-/// addresses, and IPv4 where they are as many.
-fn of_one_family(found: &[SocketAddr]) -> Vec<String> {
+/// A machine with an address of each family is one server, so of a name with both families one counts. That of the
+/// `known` addresses does for as long as there is one of it: the other ones are the same servers again. Else it is
+/// the one with more addresses, and IPv4 where they are as many.
+fn of_one_family(found: &[SocketAddr], known: &[String]) -> Vec<String> {
     let (v4, v6): (BTreeSet<_>, BTreeSet<_>) = found.iter().partition(|address| address.is_ipv4());
-    let most = if v6.len() > v4.len() { v6 } else { v4 };
-    most.into_iter().map(ToString::to_string).collect()
+    let known = known.iter().find_map(|address| address.parse::<SocketAddr>().ok());
+    let is_v6 = match known {
+        Some(known) if known.is_ipv6() => !v6.is_empty(),
+        Some(_) => v4.is_empty(),
+        None => v6.len() > v4.len(),
+    };
+    let one = if is_v6 { v6 } else { v4 };
+    one.into_iter().map(ToString::to_string).collect()
 }
 
 #[cfg(test)]
@@ -105,16 +113,29 @@ mod tests {
     fn of_a_name_with_both_families_one_counts() {
         let of = |texts: &[&str]| {
             let found: Vec<SocketAddr> = texts.iter().map(|text| text.parse().unwrap()).collect();
-            of_one_family(&found)
+            of_one_family(&found, &[])
         };
         assert_eq!(of(&["[::1]:1", "1.0.0.2:1", "1.0.0.1:1", "1.0.0.1:1", "[::2]:1"]), ["1.0.0.1:1", "1.0.0.2:1"]);
         assert_eq!(of(&["[::2]:1", "[::1]:1", "1.0.0.1:1"]), ["[::1]:1", "[::2]:1"]);
         assert!(of(&[]).is_empty());
     }
 
+    #[test]
+    fn the_family_of_the_known_servers_stays_while_an_answer_has_one_of_it() {
+        let of = |known: &str, texts: &[&str]| {
+            let found: Vec<SocketAddr> = texts.iter().map(|text| text.parse().unwrap()).collect();
+            of_one_family(&found, &[known.to_owned()])
+        };
+        assert_eq!(of("1.0.0.1:1", &["[::1]:1", "[::2]:1", "1.0.0.2:1"]), ["1.0.0.2:1"], "more of the other family");
+        assert_eq!(of("[::1]:1", &["[::2]:1", "1.0.0.1:1", "1.0.0.2:1"]), ["[::2]:1"]);
+        assert_eq!(of("1.0.0.1:1", &["[::1]:1", "[::2]:1"]), ["[::1]:1", "[::2]:1"], "none is left of it");
+        assert_eq!(of("[::1]:1", &["1.0.0.1:1"]), ["1.0.0.1:1"]);
+        assert_eq!(of("n1.example:1", &["[::1]:1", "[::2]:1", "1.0.0.1:1"]), ["[::1]:1", "[::2]:1"], "a name");
+    }
+
     #[tokio::test]
     async fn an_address_without_a_name_leads_to_itself() {
-        let answer = Discover::Host("127.0.0.1:4222".into()).look_up().await.unwrap();
+        let answer = Discover::Host("127.0.0.1:4222".into()).look_up(&[]).await.unwrap();
         assert_eq!(answer.addresses, ["127.0.0.1:4222"]);
     }
 }

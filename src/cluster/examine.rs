@@ -48,7 +48,7 @@ pub struct Observation {
 /// # Errors
 /// It leads nowhere.
 pub async fn look_up_servers(discover: &Discover) -> Result<Vec<String>, Observation> {
-    let why = match timeout(INFO_TIMEOUT, discover.look_up()).await {
+    let why = match timeout(INFO_TIMEOUT, discover.look_up(&[])).await {
         Ok(Ok(answer)) if !answer.addresses.is_empty() => return Ok(answer.addresses),
         Ok(Ok(_)) => "it has no address".to_owned(),
         Ok(Err(err)) => err.to_string(),

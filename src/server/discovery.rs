@@ -67,10 +67,13 @@ fn lock(discovered: &sync::Mutex<Discovered>) -> MutexGuard<'_, Discovered> {
     discovered.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+fn addresses(discovered: &sync::Mutex<Discovered>) -> Vec<String> {
+    lock(discovered).iter().map(|(address, _)| address.clone()).collect()
+}
+
 impl DiscoveredNow {
     /// As another process is told of them that has this configuration.
     pub fn servers(&self, config: Option<&DiscoverConfig>) -> DiscoveredServers {
-        let addresses = |of: &sync::Mutex<Discovered>| lock(of).iter().map(|(address, _)| address.clone()).collect();
         let name = config.and_then(|config| config.from.as_ref());
         let by_name = name.map(|from| (from.name().to_owned(), addresses(&self.by_name)));
         DiscoveredServers { by_name, by_servers: addresses(&self.by_servers) }
@@ -97,6 +100,11 @@ impl Found {
         let mut found = Self { config: config.clone(), discovered: Arc::clone(discovered) };
         found.answered(before, &LeadsTo::new(), servers, |params| servers.add(params), |_| ());
         found
+    }
+
+    /// The addresses that servers stand for.
+    fn addresses(&self) -> Vec<String> {
+        addresses(&self.discovered)
     }
 
     /// Whether another server than those that stand for an address is there: it has this address, or one that this
@@ -197,7 +205,7 @@ impl Discovery {
         let found = Found::new(config, &now.by_name, before, servers);
         let mut new = Self { from: from.clone(), found, next: Instant::now(), told: false };
         let until = Instant::now() + FIRST_ANSWER;
-        if let Ok(answer) = timeout_at(until, from.look_up()).await {
+        if let Ok(answer) = timeout_at(until, from.look_up(&new.found.addresses())).await {
             let addresses = new.addresses(answer);
             // Nobody has looked up the names of the servers that have tables. Those that are not answered in time, and
             // stand here twice for that, stand here once when the next answers come.
@@ -244,7 +252,7 @@ pub async fn follow_name(
         loop {
             sleep(discovery.next.saturating_duration_since(Instant::now())).await;
             // However long it hangs: nobody waits for it, and the servers stay.
-            let answer = discovery.from.look_up().await;
+            let answer = discovery.from.look_up(&discovery.found.addresses()).await;
             let addresses = discovery.addresses(answer);
             let leads_to = discovery.found.look_up_new(&addresses, &shared.servers).await;
             let (add, remove) = (|params| members.add(params, BY_NAME), |id| drop(members.remove(id, BY_NAME)));
