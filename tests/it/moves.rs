@@ -257,3 +257,52 @@ async fn a_rebalance_begins_by_itself_where_a_server_has_over_twice_the_mean() {
     crowd.end().await;
     weir.assert_nothing_leaked().await;
 }
+
+/// Twenty clients that are never idle, on two servers of which the first has shut down for a while.
+async fn busy_clients_when_a_server_is_back() -> (Cluster, AdminSocket, Weir, tokio::task::JoinSet<()>) {
+    let (mut cluster, admin) = (Cluster::start(2, |server| server).await, AdminSocket::default());
+    let weir = WeirConfig::of(&cluster).table(&admin.toml()).start().await;
+    let mut busy = tokio::task::JoinSet::new();
+    for n in 0..20 {
+        let client = async_nats::connect(weir.url()).await.unwrap_or_else(|err| panic!("client {n}: {err}"));
+        busy.spawn(async move {
+            loop {
+                let _ = client.publish("busy", "x".into()).await;
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+    }
+    cluster.servers[0].signal(Signal::USR2);
+    weir.until("its clients have been moved", |metrics| {
+        metrics.get("weir_sessions_active{server=\"n1\"}") == Some(0.0)
+    })
+    .await;
+    cluster.servers[0].restart().await;
+    (cluster, admin, weir, busy)
+}
+
+fn begun(weir: &Weir) -> usize {
+    weir.log().matches("rebalance begins").count()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_back_does_not_ask_for_ever_for_clients_that_are_never_idle() {
+    let (_cluster, admin, weir, busy) = busy_clients_when_a_server_is_back().await;
+    until_status(&admin, "nobody goes", |status| status["state"] == "ended" && status["landed"] == 0).await;
+    let before = begun(&weir);
+    // The next one would begin within a second.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert_eq!(begun(&weir), before);
+    drop(busy);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_rebalance_for_a_server_that_is_back_can_be_aborted() {
+    let (_cluster, admin, weir, busy) = busy_clients_when_a_server_is_back().await;
+    weir.says("rebalance begins").await;
+    admin.does(&["rebalance", "--abort"]).await;
+    until_status(&admin, "it has ended", |status| status["state"] == "ended").await;
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert_eq!(begun(&weir), 1);
+    drop(busy);
+}

@@ -43,7 +43,7 @@ fn parse(mut query: Query, operator: &Operator, by: String) -> Result<Asked, Not
     let selection = Selection::parse_any(&mut query, &operator.shared)?;
     query.end()?;
     let is_meant = Box::new(move |session: &_| selection.fits(session, Moment::now()));
-    Ok(Asked { rate, to, is_meant, by, is_return: false })
+    Ok(Asked { rate, to, is_meant, by, returned: Vec::new() })
 }
 
 pub async fn begin(operator: &Operator, query: Query, who: &Who) -> Result<Done, NotDone> {

@@ -96,6 +96,8 @@ struct Emptying {
 struct Current {
     run: Run,
     by: String,
+    /// The servers that get their share again by it, since they are back.
+    returned: Vec<ServerId>,
     began: Instant,
     /// Why it moves nobody any more, and waits for those on their way.
     stopped: Option<String>,

@@ -20,7 +20,7 @@ use crate::{
         under_way::Status,
     },
     relay::registry::SessionHandle,
-    upstream::Server,
+    upstream::{Server, ServerId},
 };
 
 /// In a fleet a rebalance begins so long after its announcement: at least two beats tell of it.
@@ -39,8 +39,9 @@ pub struct Asked {
     pub is_meant: Box<dyn Fn(&SessionHandle) -> bool + Send + Sync>,
     /// Who asks.
     pub by: String,
-    /// It undoes what weir has done when a server shut down: those who have been moved of late go last, and do go.
-    pub is_return: bool,
+    /// The servers that are back, where it undoes what weir has done when they shut down: those who have been moved of
+    /// late go last, and do go.
+    pub returned: Vec<ServerId>,
 }
 
 /// What a rebalance does.
@@ -79,7 +80,7 @@ impl Mover {
             },
         )
         .await;
-        census.heed(&self.state().history, &sessions, now, !asked.is_return);
+        census.heed(&self.state().history, &sessions, now, asked.returned.is_empty());
         census
     }
 
@@ -132,7 +133,8 @@ impl Mover {
             if state.current.is_some() {
                 return Err("a rebalance is under way: see weir rebalance --status".to_owned());
             }
-            state.current = Some(Current { run, by: asked.by.clone(), began: now, stopped: None });
+            let returned = asked.returned.clone();
+            state.current = Some(Current { run, by: asked.by.clone(), returned, began: now, stopped: None });
         }
         info!(by = asked.by, clients = preview.plan.clients(), rate = preview.rate, "rebalance begins");
         let (mover, plan, servers) = (self.clone(), preview.plan.clone(), census.servers);
@@ -211,7 +213,10 @@ impl Mover {
         let current = state.current.as_mut()?;
         current.stopped.get_or_insert_with(|| format!("aborted by {by}"));
         current.run.stop();
-        Some(current.status())
+        let (status, returned) = (current.status(), std::mem::take(&mut current.returned));
+        // What an operator has ended does not begin again by itself.
+        state.emptied.retain(|id| !returned.contains(id));
+        Some(status)
     }
 }
 
@@ -256,6 +261,10 @@ impl Drop for EndsRun<'_> {
         match stopped {
             None => info!(by, landed, elsewhere, late, left, ?took, "rebalance has ended"),
             Some(why) => warn!(by, landed, elsewhere, late, left, ?took, why, "rebalance has stopped"),
+        }
+        // Those who are left do not go, since they are never idle: to try again would only be heard in the log.
+        if landed == 0 && stopped.is_none() {
+            state.emptied.retain(|id| !current.returned.contains(id));
         }
         state.last = Some(status);
         state.last_ended = Some(Instant::now());

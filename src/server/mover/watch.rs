@@ -109,7 +109,7 @@ impl Mover {
             to: RETURN_TO,
             is_meant: Box::new(|_| true),
             by: format!("the return of {}", server.name()),
-            is_return: true,
+            returned: back.clone(),
         };
         // Those that are back are even by then. Where it cannot begin now it is tried again.
         if let Ok(preview) = self.rebalance(asked).await
@@ -146,7 +146,7 @@ impl Mover {
             return;
         }
         let by = "[rebalance] auto".to_owned();
-        let asked = Asked { rate: None, to: 1.1, is_meant: Box::new(|_| true), by, is_return: false };
+        let asked = Asked { rate: None, to: 1.1, is_meant: Box::new(|_| true), by, returned: Vec::new() };
         if self.rebalance(asked).await.is_ok() {
             let mut state = self.state();
             // Those who may not be moved yet make it no emergency each second.
