@@ -21,7 +21,7 @@ use crate::{
     outcome::Refusal,
     overview::server_sample,
     session::Shared,
-    upstream::Server,
+    upstream::{Server, ServerId},
 };
 
 /// The most levels that are told in one second, so that many small accounts that are full by design fill no log.
@@ -35,8 +35,9 @@ const DAYS_LEFT: [f64; 3] = [14.0, 3.0, 0.0];
 #[derive(Debug, Default)]
 pub(super) struct Lookout {
     watch: Watch,
-    /// By server name.
-    outages: HashMap<String, Outage>,
+    /// With the name by which the beginning of the outage was told, and so is its end: the first name that a server has
+    /// may be its address.
+    outages: HashMap<ServerId, (Outage, String)>,
     full: Outage,
     /// Clients that had been refused for want of room before it was full.
     refused_before: u64,
@@ -101,17 +102,21 @@ impl Lookout {
         let now = timer::now();
         let mut before = std::mem::take(&mut self.outages);
         let named = by_name(shared.servers.iter()).into_iter();
-        for (own, server) in named.filter(|(_, server)| !server.is_stranger() && !server.is_draining()) {
-            let mut outage = before.remove(&own).unwrap_or_default();
-            let name = || own.clone();
-            let event = outage.look(now, !server.is_reachable(now)).map(|change| match change {
-                OutageChange::Began => Event::ServerDown { server: name(), is_lame_duck: server.is_lame_duck(now) },
-                OutageChange::Over(lasted) => Event::ServerUp { server: name(), lasted: in_ms(lasted) },
-            });
-            if let Some(event) = event {
-                shared.notifier.tell(&event);
+        for (name, server) in named.filter(|(_, server)| !server.is_stranger() && !server.is_draining()) {
+            let (mut outage, mut told_as) = before.remove(&server.id()).unwrap_or_default();
+            match outage.look(now, !server.is_reachable(now)) {
+                Some(OutageChange::Began) => {
+                    told_as = name;
+                    let is_lame_duck = server.is_lame_duck(now);
+                    shared.notifier.tell(&Event::ServerDown { server: told_as.clone(), is_lame_duck });
+                }
+                Some(OutageChange::Over(lasted)) => {
+                    let server = std::mem::take(&mut told_as);
+                    shared.notifier.tell(&Event::ServerUp { server, lasted: in_ms(lasted) });
+                }
+                None => {}
             }
-            self.outages.insert(name(), outage);
+            self.outages.insert(server.id(), (outage, told_as));
         }
     }
 

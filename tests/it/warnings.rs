@@ -230,6 +230,21 @@ async fn outages_begin_and_end_in_turn() {
     }
 }
 
+/// A server without a name in its table has its address for one until it has told its own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_outage_ends_under_the_name_by_which_it_began() {
+    let mut server = NatsServer::start(ServerOptions::default()).await;
+    server.kill9();
+    let mut webhook = Webhook::answering(&[200], None).await;
+    let warnings = format!("[warnings]\nwebhook = \"{}\"", webhook.url);
+    let config = WeirConfig::of_servers(&[&server]).replacing("name = \"n1\"\n", "").table(&warnings);
+    let _weir = config.start_at_once().await;
+    let down = webhook.hears("server_down").await;
+    assert_eq!(down["server"], server.address);
+    server.restart().await;
+    assert_eq!(webhook.hears("server_up").await["server"], down["server"]);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_webhook_is_tried_again_and_given_up() {
     let mut server = NatsServer::start(ServerOptions::default()).await;

@@ -294,7 +294,10 @@ impl Server {
         self.auth_timeout_ms.store(ms(reading.auth_timeout), Relaxed);
         self.websocket_auth_timeout_ms.store(ms(reading.websocket_auth_timeout), Relaxed);
         self.leafnode_auth_timeout_ms.store(ms(reading.leafnode_auth_timeout), Relaxed);
-        self.names_itself(&reading.server_name);
+        // A server without a name calls itself by its id, which is another one after its next start.
+        if reading.server_name != reading.server_id {
+            self.names_itself(&reading.server_name);
+        }
         if self.system_account.load().as_deref() != reading.system_account.as_ref() {
             self.system_account.store(reading.system_account.clone().map(Arc::new));
         }
