@@ -210,7 +210,7 @@ impl Loaded {
         let (Some(verifier), Some(shared), true) = (verifier, shared, bad.is_empty()) else { return Err(bad) };
         let checked_against =
             params.clients.iter().flat_map(|clients| std::iter::once(&clients.ca_file).chain(&clients.crl_file));
-        let earlier = earlier.map(Tickets::secrets).unwrap_or_default();
+        let earlier = earlier.map(Tickets::made).unwrap_or_default();
         let tickets = Arc::new(Tickets::new(shared, earlier, &files::contents(checked_against)));
         let in_use =
             by_name.pairs.iter().map(|(_, names)| InUse { subject: names.subject.clone(), expires: names.expires });
