@@ -1,5 +1,5 @@
-//! What must hold between keys: no duplicates, and no two keys that contradict each other. It must hold in a file, and in
-//! what a reload would have in force, where some keys are those of the file and others those of weir's start.
+//! What must hold between keys: no duplicates, and no two keys that contradict each other. It must hold in a file, and
+//! in what a reload would have in force, where some keys are those of the file and others those of weir's start.
 
 use std::{net::SocketAddr, time::Duration};
 

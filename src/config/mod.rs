@@ -10,8 +10,9 @@
 //!   [`policies`], [`tcp`], [`tls`], [`websocket`], [`system`], [`fleet`], [`notify`] and [`secret`]. [`origin`],
 //!   [`args`]: the arguments that stand for keys. [`variables`]: those of the environment, in values.
 //! - [`discover`]: servers that a name stands for.
-//! - [`cross`]: what must hold between keys. [`in_force`]: what a reload has in force until a restart. [`files`]: the files that keys name. [`warnings`]: what is valid, and may
-//!   not be meant, with [`shadowed`]: patterns behind others that match all of theirs.
+//! - [`cross`]: what must hold between keys. [`in_force`]: what a reload has in force until a restart. [`files`]: the
+//!   files that keys name. [`warnings`]: what is valid, and may not be meant, with [`shadowed`]: patterns behind others
+//!   that match all of theirs.
 //! - [`origin`]: where a configuration is read from. [`diff`](diff()): what changes from one to another. [`live`]:
 //!   which of it needs a restart.
 //! - [`finding`]: an error or a warning. [`suggest`]: "did you mean". [`schema`]: every key, for the reference.

@@ -285,7 +285,7 @@ impl Assembly {
         let opened = parts.listeners.open(bound).await?;
         parts.listeners.put(opened).await;
         shared.heartbeats.started(timer::now());
-        // Whoever sees or hears that weir is ready may stop it at once; and who has been given sessions is to drain them.
+        // Whoever sees or hears that weir is ready may stop it at once, and what it has been given is to be drained.
         let mut signals = signals::Stop::register()?;
         let home = Home::new(Arc::clone(&shared), fleet.clone(), pause.clone(), &parts.listeners);
         if let Some(taking) = &mut taking {

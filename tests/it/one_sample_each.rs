@@ -29,7 +29,7 @@ async fn a_server_that_leaves_and_the_one_in_its_place_have_samples_of_their_own
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn certificates_of_one_subject_have_one_sample() {
     let server = NatsServer::start(ServerOptions::named("n1")).await;
-    let [one, other] = ["one", "other"].map(|name| Authority::new(name));
+    let [one, other] = ["one", "other"].map(Authority::new);
     let certificates = [one.issue("weir", &["localhost"]), other.issue("weir", &["other.example"])];
     let [first, second] =
         certificates.each_ref().map(|own| format!("cert_file = {:?}\nkey_file = {:?}", own.cert, own.key));

@@ -72,7 +72,8 @@ async fn servers_that_await_tls_are_not_asked_for_info_once_listeners_pass_it_th
     };
     let connect = async || options().connect(weir.url()).await;
     eventually(PATIENCE, "a client gets in", connect).await;
-    // weir's own dials would fail one after the other, each within 2 s, and have the server ejected. One may be under way.
+    // weir's own dials would fail one after the other, each within 2 s, and have the server ejected. One may be under
+    // way.
     let failed = || weir.log().matches("no INFO").count();
     let before = failed();
     for n in 0..40 {
