@@ -9,8 +9,7 @@ use crate::telemetry::storms::{Point, Recent, Second, Series};
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct History {
-    /// The number of the last second, counted from weir's start on. A request with `since` and this number gets the
-    /// seconds after it.
+    /// The number of the last second since weir's start: a request with it as `since` gets the seconds after it.
     pub second: u64,
     /// When the last second ended.
     pub unix_ms: u64,

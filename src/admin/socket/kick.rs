@@ -114,8 +114,7 @@ pub async fn preview(operator: &Operator, query: Query) -> Result<Done, NotDone>
 
 /// Lets all clients come back that kicks keep away.
 pub fn forgive(operator: &Operator, query: Query) -> Result<Done, NotDone> {
-    query.end()?;
-    operator.not_in_a_takeover()?;
+    query.end().and_then(|()| operator.not_in_a_takeover())?;
     let clients = operator.shared.admission.kicked().forgive();
     let done = match clients {
         0 => "no client was kept away".to_owned(),
