@@ -50,7 +50,7 @@ async fn every_client_is_closed_at_its_age_and_comes_back() {
     let metrics = weir.until("each close is counted", |metrics| closed_for_age(metrics) >= all).await;
     assert_eq!((of_age(&metrics), closed_for_age(&metrics)), (all, all), "the third ones have left by themselves");
     assert_nothing_else(&metrics);
-    assert!(weir.log().contains("connections are closed for their age"), "{}", weir.log());
+    weir.says("connections are closed for their age").await;
     weir.assert_nothing_leaked().await;
 }
 

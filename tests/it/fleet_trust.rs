@@ -261,7 +261,7 @@ async fn who_speaks_for_a_weir_hides_nobody_who_came_past_all_weirs() {
     stop.cancel();
     hiding.await.expect("the stranger ends");
     for weir in &fleet.weirs {
-        assert!(weir.log().contains("it is not signed by the weir that it names"), "{}", weir.log());
+        weir.says("it is not signed by the weir that it names").await;
     }
     drop((direct, clients));
     fleet.assert_idle().await;

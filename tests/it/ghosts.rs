@@ -70,7 +70,7 @@ async fn a_client_gets_the_place_of_its_ghost() {
     let mut back = gets_in(&weir, &app("orders")).await;
     back.round_trip().await.expect("it is in");
     weir.until("the ghost is counted", |metrics| ghosts(metrics) == 1.0).await;
-    assert!(weir.log().contains("reason=\"ghost\""), "{}", weir.log());
+    weir.says("reason=\"ghost\"").await;
     server.settles_at(1).await;
     drop((silent, back));
     weir.assert_nothing_leaked().await;

@@ -168,6 +168,8 @@ async fn a_session_that_panics_ends_alone_and_gives_back_what_it_holds() {
         attempts.push(RawClient::attempt(&weir.address, &Login::nobody().name(name), PATIENCE).await);
     }
     weir.says("panic: a test wants session to panic").await;
+    let seen = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| weir.assert_no_panic()));
+    assert!(seen.is_err(), "every test that ends with assert_nothing_leaked would see it");
     let mut go_on = Vec::new();
     for attempt in attempts {
         if let Attempt::In(mut client) = attempt

@@ -407,7 +407,7 @@ async fn every_client_logs_in_every_way_and_comes_back() {
         for path in ["/metrics", "/healthz", "/varz", "/connz", "/accountz", "/storms", "/"] {
             output += &http::get(&setup.weir.monitor, path).await.map(|(_, body)| body).unwrap_or_default();
         }
-        assert!(!setup.weir.log().contains("panicked"), "{}", setup.weir.log());
+        setup.weir.assert_no_panic();
     }
     for secret in &secrets.texts {
         assert!(!output.contains(secret.as_str()), "a secret has leaked: {secret}");

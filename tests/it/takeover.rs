@@ -139,7 +139,7 @@ async fn takeovers_in_a_row_lose_nobody_and_no_message() {
     let messages: u64 = sessions.join_all().await.into_iter().sum();
     say(&format!("{takeovers} takeovers: {connects} connects, {messages} messages"));
     weir.until("all are gone", |metrics| metrics.sum("weir_sessions_active") == 0.0).await;
-    assert!(!weir.log().contains("panicked"), "{}", weir.log());
+    weir.assert_no_panic();
 }
 
 #[tokio::test]

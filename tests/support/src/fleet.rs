@@ -108,7 +108,7 @@ impl Fleet {
     /// After all clients are gone: no weir has panicked, and every gauge is back to 0.
     pub async fn assert_idle(&self) {
         for weir in &self.weirs {
-            assert!(!weir.log().contains("panicked"), "a panic in weir:\n{}", weir.log());
+            weir.assert_no_panic();
             let load = ["weir_sessions_active", "weir_held", "weir_account_connections"];
             weir.until("all gauges are back to 0", |metrics| load.iter().all(|name| metrics.sum(name) == 0.0)).await;
         }
