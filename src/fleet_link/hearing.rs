@@ -175,11 +175,15 @@ impl Hearing<'_> {
         }
     }
 
-    async fn answer(&self, message: Message) {
-        if let Some(reply) = message.reply {
-            // Whoever asks hears nothing in time where this fails, and knows as much.
-            let _ = self.link.connection.get_client().await.publish(reply, "".into()).await;
+    async fn answer(&mut self, message: Message) {
+        let Some(reply) = message.reply else { return };
+        // Servers do not check what a reply is to. Who asks for one elsewhere may not publish there, and weir may: into
+        // the bucket, for one.
+        if !self.link.subjects.is_inbox(&reply) {
+            return self.invalid("it asks for an answer that no weir awaits");
         }
+        // Whoever asks hears nothing in time where this fails, and knows as much.
+        let _ = self.link.connection.get_client().await.publish(reply, "".into()).await;
     }
 
     fn invalid(&mut self, err: &str) {

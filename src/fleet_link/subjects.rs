@@ -35,6 +35,11 @@ impl Subjects {
         format!("_INBOX_weir-fleet-{}", self.name)
     }
 
+    /// Whether a weir of this fleet asks for an answer there.
+    pub fn is_inbox(&self, subject: &str) -> bool {
+        subject.strip_prefix(&self.inboxes()).is_some_and(|rest| rest.starts_with('.'))
+    }
+
     /// The bucket of the leases.
     pub fn bucket(&self) -> String {
         format!("weir-fleet-{}", self.name)

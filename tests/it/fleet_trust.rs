@@ -326,3 +326,40 @@ async fn who_hears_what_weirs_ask_cannot_answer_for_the_bucket() {
     first.end().await;
     crowd.end().await;
 }
+
+/// Servers let a client ask for an answer at any subject, whether or not it may publish there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stranger_has_no_weir_write_into_the_bucket() {
+    let kept = "fl33t-10-s3cret, permissions: {publish: {deny: [\"$KV.weir-fleet-edge.>\", \"$JS.API.>\"]}}";
+    let accounts = fleet::accounts("ORDERS { users: [{user: o, password: o}] }").replace("fl33t-10-s3cret", kept);
+    let cluster = Cluster::start(3, |server| server.jetstream().with(&accounts)).await;
+    let of_all = WeirConfig::of(&cluster).account("ORDERS", &format!("users = [\"o\"]\nmax_connections = {QUOTA}"));
+    cluster.has_jetstream().await;
+    let fleet = Fleet::start_each((1..=2).map(|n| fleet::config_with(&of_all, n, "replicas = 1"))).await;
+    let first = RawClient::connect(&fleet.weirs[0].address, &orders()).await;
+    let client = stranger(&cluster).await;
+    let mut heard = client.subscribe("weir.fleet.edge.beat").await.expect("subscribed");
+    let beat = heard.next().await.expect("a beat").payload;
+    let beat: Value = serde_json::from_slice(&beat).expect("JSON");
+    let (id, run) = (beat["id"].as_str().expect("an id"), beat["run"].as_u64().expect("a run"));
+    let mut written = client.subscribe("$KV.weir-fleet-edge.>").await.expect("subscribed");
+    client.flush().await.expect("all of it is in force");
+    let subject = format!("weir.fleet.edge.is.{id}.{run:016x}");
+    let elsewhere = "$KV.weir-fleet-edge.a.made-up";
+    client.publish_with_reply(subject.clone(), elsewhere, "".into()).await.expect("published");
+    let rejected = |metrics: &metrics::Metrics| metrics.sum("weir_fleet_messages_rejected_total") > 0.0;
+    let asked = async || {
+        let mut all = false;
+        for weir in &fleet.weirs {
+            all |= rejected(&weir.metrics().await);
+        }
+        if all { Ok(()) } else { Err("no weir has refused it") }
+    };
+    eventually(PATIENCE, "the question has come", asked).await;
+    let until = tokio::time::Instant::now() + Duration::from_secs(2);
+    while let Ok(Some(message)) = tokio::time::timeout_at(until, written.next()).await {
+        assert_ne!(&*message.subject, elsewhere, "a weir writes it");
+    }
+    drop(first);
+    fleet.assert_idle().await;
+}
