@@ -278,6 +278,12 @@ enum Files<'a> {
     Ignored,
 }
 
+/// The keys of a TOML file as they are written.
+fn entries_of(path: &Path) -> Result<(node::Entries, Source), Findings> {
+    let text = text::read(path, text::NAME_ONE)?;
+    node::parse(&text::name(path), &text).map_err(Findings::new)
+}
+
 impl Config {
     /// Reads a TOML file, and every file that it names; `-` is standard input.
     ///
@@ -332,8 +338,7 @@ impl Config {
     /// # Errors
     /// As [`Config::load`].
     pub fn load_to_plan(path: &Path) -> Result<Self, Findings> {
-        let text = text::read(path, text::NAME_ONE)?;
-        let (mut entries, source) = node::parse(&text::name(path), &text).map_err(Findings::new)?;
+        let (mut entries, source) = entries_of(path)?;
         entries.retain(|(key, _)| !matches!(&**key, "monitor" | "admin" | "log" | "warnings"));
         for (table, node) in &mut entries {
             let Node::Table(keys) = node else { continue };
@@ -354,8 +359,7 @@ impl Config {
     /// # Errors
     /// As [`Config::load`].
     pub fn load_to_compare(path: &Path) -> Result<(Self, Vec<Finding>), Findings> {
-        let text = text::read(path, text::NAME_ONE)?;
-        let (mut entries, source) = node::parse(&text::name(path), &text).map_err(Findings::new)?;
+        let (mut entries, source) = entries_of(path)?;
         let mut sink = Sink::new(source);
         variables::replace(&mut entries, &mut sink, variables::of_environment);
         let mut config = Self::assemble(sink, entries, Files::Compared)?;
@@ -442,8 +446,7 @@ impl Config {
     /// # Errors
     /// The file cannot be read, is no TOML, or `[monitor]` or `[admin]` is wrong.
     pub fn endpoints(path: &Path) -> Result<Endpoints, Findings> {
-        let text = text::read(path, text::NAME_ONE)?;
-        let (mut entries, source) = node::parse(&text::name(path), &text).map_err(Findings::new)?;
+        let (mut entries, source) = entries_of(path)?;
         let mut sink = Sink::new(source);
         entries.retain(|(key, _)| key == "monitor" || key == "admin");
         variables::replace(&mut entries, &mut sink, variables::of_environment);
@@ -460,8 +463,7 @@ impl Config {
     /// # Errors
     /// The file cannot be read, is no TOML, or `[admin]` is wrong.
     pub fn admin_socket(path: &Path) -> Result<Option<PathBuf>, Findings> {
-        let text = text::read(path, text::NAME_ONE)?;
-        let (mut entries, source) = node::parse(&text::name(path), &text).map_err(Findings::new)?;
+        let (mut entries, source) = entries_of(path)?;
         let mut sink = Sink::new(source);
         entries.retain(|(key, _)| key == "admin");
         variables::replace(&mut entries, &mut sink, variables::of_environment);
