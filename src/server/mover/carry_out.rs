@@ -50,7 +50,7 @@ impl Mover {
             let mut landed = Vec::new();
             let mut stay = Vec::new();
             on_their_way.retain_mut(|one| match self.seen(one, cause, now) {
-                Seen::OnItsWay if one.stays(now) || asked_until.is_some_and(|until| now >= until && one.is_asked()) => {
+                Seen::OnItsWay if one.stays(now) => {
                     // The slot of an order that it has not seen is given back.
                     drop(self.shared().move_orders.take(one.session));
                     stay.push(one.flow);
@@ -95,8 +95,11 @@ impl Mover {
                         Begun::OnItsWay(way) => {
                             without_room = 0;
                             let (session, to) = (candidate.session, servers[to].id());
-                            let within = if let Way::Asked(_) = way { GOES_WITHIN } else { RETURN_WITHIN };
-                            on_their_way.push(OnItsWay { session, to, way, flow, until: now + within });
+                            let until = match way {
+                                Way::Asked(_) => asked_until.into_iter().fold(now + GOES_WITHIN, Instant::min),
+                                _ => now + RETURN_WITHIN,
+                            };
+                            on_their_way.push(OnItsWay { session, to, way, flow, until });
                         }
                         not => {
                             if matches!(not, Begun::NoSlot) {
@@ -201,13 +204,9 @@ impl Mover {
 }
 
 impl OnItsWay {
-    fn is_asked(&self) -> bool {
-        matches!(self.way, Way::Asked(_))
-    }
-
     /// Whether it is a session that has not gone in its time.
     fn stays(&self, now: Instant) -> bool {
-        self.is_asked() && now >= self.until
+        matches!(self.way, Way::Asked(_)) && now >= self.until
     }
 }
 

@@ -72,6 +72,11 @@ struct State {
 }
 
 impl State {
+    /// These servers are not waited for any more: they have their share again, or do not get it by moves.
+    fn forget_emptied(&mut self, servers: &[ServerId]) {
+        self.emptied.retain(|id| !servers.contains(id));
+    }
+
     /// How far the rebalance is, or how the last one ended.
     fn status(&self) -> Option<Status> {
         self.current.as_ref().map(Current::status).or_else(|| self.last.clone())

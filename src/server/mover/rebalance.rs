@@ -215,7 +215,7 @@ impl Mover {
         current.run.stop();
         let (status, returned) = (current.status(), std::mem::take(&mut current.returned));
         // What an operator has ended does not begin again by itself.
-        state.emptied.retain(|id| !returned.contains(id));
+        state.forget_emptied(&returned);
         Some(status)
     }
 }
@@ -264,7 +264,7 @@ impl Drop for EndsRun<'_> {
         }
         // Those who are left do not go, since they are never idle: to try again would only be heard in the log.
         if landed == 0 && stopped.is_none() {
-            state.emptied.retain(|id| !current.returned.contains(id));
+            state.forget_emptied(&current.returned);
         }
         state.last = Some(status);
         state.last_ended = Some(Instant::now());

@@ -115,7 +115,7 @@ impl Mover {
         if let Ok(preview) = self.rebalance(asked).await
             && preview.plan.clients() == 0
         {
-            self.state().emptied.retain(|id| !back.contains(id));
+            self.state().forget_emptied(&back);
         }
     }
 
