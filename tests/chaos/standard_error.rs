@@ -16,13 +16,15 @@ async fn nobody_reads_the_log(meanwhile: impl AsyncFnOnce(&mut Scene)) {
     // A line for each session, until the pipe and weir's own queue are full.
     let full =
         |metrics: &metrics::Metrics| metrics.sum_where("weir_log_lines_dropped_total", "reason", "queue_full") > 0.0;
-    while !full(&scene.weir.metrics().await) {
+    eventually(LONGEST, "the pipe and the queue are full", async || {
         at_once(100, |i| {
             let (address, login) = (scene.weir.address.clone(), rest(&format!("comes-{i}")));
             async move { drop(RawClient::attempt(&address, &login, PATIENCE).await) }
         })
         .await;
-    }
+        if full(&scene.weir.metrics().await) { Ok(()) } else { Err("no line is lost") }
+    })
+    .await;
     scene.watch.look().await;
     scene.cluster.servers.iter_mut().for_each(NatsServer::kill9);
     scene.weir.sees(0).await;

@@ -359,16 +359,12 @@ async fn wrong_passwords_spend_no_rate_of_a_known_client() {
         let weir = config.start().await;
         let bob = Login::user("bob", "bp");
         drop(RawClient::connect(&weir.address, &bob).await);
+        let wrong = Login::user("bob", "wrong").lang("impatient");
         for _ in 0..30 {
-            drop(
-                RawClient::attempt(
-                    &weir.address,
-                    &Login::user("bob", "wrong").lang("impatient"),
-                    Duration::from_millis(50),
-                )
-                .await,
-            );
+            drop(RawClient::attempt(&weir.address, &wrong, Duration::from_millis(50)).await);
         }
+        let refused = server.log().matches("authentication error").count();
+        assert!(refused >= 5, "the server was asked too seldom to spend what bob has left of the burst: {refused}");
         let clients = at_once(5, |_| {
             let address = weir.address.clone();
             async move { RawClient::attempt(&address, &Login::user("bob", "bp"), PATIENCE).await }

@@ -162,6 +162,8 @@ async fn a_takeover_that_breaks_off_changes_nothing() {
         })
         .await;
         if is_over {
+            let status = weir.wait(PATIENCE).await;
+            assert!(status.success(), "the process before has ended in order: {status}\n{}", weir.log());
             say(&format!("the takeover was over after {milliseconds} ms"));
             return;
         }

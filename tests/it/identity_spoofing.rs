@@ -52,7 +52,7 @@ async fn a_forged_header_is_no_other_address() {
         let header = format!("PROXY TCP4 192.0.2.{source} 198.51.100.1 4000 4222\r\n");
         let mut forger = RawClient::dial(&weir.address).await.unwrap();
         forger.send(header.as_bytes()).await.unwrap();
-        forger.send(Login::nobody().connect_line().as_bytes()).await.unwrap();
+        forger.send(format!("{}PING\r\n", Login::nobody().connect_line()).as_bytes()).await.unwrap();
         let (said, _) = forger.rest(PATIENCE).await;
         assert!(!said.contains("PONG"), "{said}");
     }

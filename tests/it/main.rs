@@ -113,6 +113,7 @@ mod source_tree;
 mod staying_sessions;
 mod storm_and_plan;
 mod strangers;
+mod supervised_tasks;
 mod system_account;
 mod system_account_reserve;
 mod takeover;

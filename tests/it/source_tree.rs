@@ -19,10 +19,10 @@ const MEDIAN: usize = 150;
 /// Most columns of a comment.
 const WIDEST: usize = 120;
 
-struct File {
+pub(crate) struct File {
     /// Relative to the root of the repository.
     path: PathBuf,
-    text: String,
+    pub(crate) text: String,
 }
 
 fn root() -> &'static Path {
@@ -30,7 +30,7 @@ fn root() -> &'static Path {
 }
 
 /// The Rust files in a folder of the repository and below it.
-fn files(folder: &str) -> Vec<File> {
+pub(crate) fn files(folder: &str) -> Vec<File> {
     fn walk(folder: &Path, found: &mut Vec<File>) {
         for entry in fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();

@@ -106,6 +106,11 @@ async fn readings_go_on_over_http_where_the_system_account_is_closed() {
     let server = NatsServer::start(ServerOptions::default().with(ACCOUNTS)).await;
     let wrong = ADMIN.replace("s3cr3t", "wr0ng");
     let weir = WeirConfig::of_servers(&[&server]).cluster(&wrong).start().await;
+    weir.says("the servers refuse the login to the system account").await;
+    let past = RawClient::connect(&server.address, &orders()).await;
+    let counted = |metrics: &metrics::Metrics| metrics.sum("weir_server_connections") == 1.0;
+    weir.until("a connection past weir is read", counted).await;
+    drop(past);
     RawClient::connect(&weir.address, &orders()).await.round_trip().await.unwrap();
     assert!(!weir.log().contains("wr0ng"), "{}", weir.log());
 }
