@@ -17,7 +17,11 @@ use crate::{
 };
 
 /// The accounts that are watched: those that use the largest part of their limit. Each takes some 1000 bytes.
-pub const MOST_ACCOUNTS: usize = 1000;
+const MOST_ACCOUNTS: usize = 1000;
+
+/// When those to watch are chosen, an account at a level counts as fuller than it is, by one in so many: more than lies
+/// between full and 90 %.
+const STAYS: u64 = 8;
 
 /// What a look finds.
 #[derive(Debug, Clone)]
@@ -145,19 +149,28 @@ impl Watch {
         self.states.retain(|_, state| state.seen_at == looks);
         look
     }
-}
 
-/// Of all accounts, those to watch.
-pub fn largest(mut accounts: Vec<Sample>) -> Vec<Sample> {
-    if accounts.len() > MOST_ACCOUNTS {
+    /// Of all accounts, those to watch at the next look. One that is at a level keeps its place beside others that are
+    /// somewhat fuller: what is forgotten at a level is told once more when it comes back.
+    pub fn largest(&self, accounts: Vec<Sample>) -> Vec<Sample> {
+        if accounts.len() <= MOST_ACCOUNTS {
+            return accounts;
+        }
         let part = |one: &Sample| {
             let most = one.limit.map_or(u32::MAX, |limit| limit.fillable).max(1);
-            u64::from(one.connections) * u64::from(u32::MAX) / u64::from(most)
+            let part = u64::from(one.connections) * u64::from(u32::MAX) / u64::from(most);
+            if self.is_at_a_level(one) { part + part / STAYS } else { part }
         };
-        accounts.select_nth_unstable_by_key(MOST_ACCOUNTS, |one| std::cmp::Reverse(part(one)));
-        accounts.truncate(MOST_ACCOUNTS);
+        let mut by_part: Vec<_> = accounts.into_iter().map(|one| (part(&one), one)).collect();
+        by_part.select_nth_unstable_by_key(MOST_ACCOUNTS, |(part, _)| std::cmp::Reverse(*part));
+        by_part.truncate(MOST_ACCOUNTS);
+        by_part.into_iter().map(|(_, one)| one).collect()
     }
-    accounts
+
+    fn is_at_a_level(&self, one: &Sample) -> bool {
+        let state = self.states.get(&(one.of, one.id, Arc::clone(&one.name)));
+        state.is_some_and(|state| state.fullness.level().is_some())
+    }
 }
 
 #[cfg(test)]
@@ -231,8 +244,36 @@ mod tests {
     #[test]
     fn the_accounts_nearest_to_their_limits_are_watched() {
         let all = (0..5000_u32).map(|n| sample(Thing::Account, &n.to_string(), n % 100, 100 + n / 100)).collect();
-        let kept = largest(all);
+        let kept = Watch::default().largest(all);
         assert_eq!(kept.len(), MOST_ACCOUNTS);
         assert!(kept.iter().any(|one| &*one.name == "99") && !kept.iter().any(|one| one.connections < 30));
+    }
+
+    /// Three times as many accounts as are watched are nearly full or full, in another order and a connection more or
+    /// less at each look.
+    #[test]
+    fn of_many_accounts_at_a_level_each_is_told_once() {
+        let seed = fastrand::u64(..);
+        println!("seed {seed}");
+        let (start, mut watch, mut random) = (Instant::now(), Watch::default(), fastrand::Rng::with_seed(seed));
+        let mut told = HashMap::<_, u32>::new();
+        for second in 0..60 {
+            let mut all: Vec<_> = (0..3 * MOST_ACCOUNTS)
+                .map(|n| sample(Thing::Account, &n.to_string(), 92 + random.u32(..8), 100))
+                .collect();
+            random.shuffle(&mut all);
+            let samples = watch.largest(all);
+            for usage in watch.look(start + SECOND * second, 0.8, samples, ago).told {
+                *told.entry(usage.name).or_default() += 1;
+            }
+        }
+        let again = told.values().filter(|times| **times > 1).count();
+        assert_eq!((told.len(), again), (MOST_ACCOUNTS, 0));
+        // Those that are full come before those that are not.
+        let full = (0..MOST_ACCOUNTS).map(|n| sample(Thing::Account, &format!("full-{n}"), 100, 100));
+        let part = (0..MOST_ACCOUNTS).map(|n| sample(Thing::Account, &format!("part-{n}"), 85, 100));
+        let mut watch = Watch::default();
+        watch.look(start, 0.8, part.clone(), ago);
+        assert!(watch.largest(part.chain(full).collect()).iter().all(|one| one.connections == 100));
     }
 }

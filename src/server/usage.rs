@@ -15,7 +15,7 @@ use crate::{
     events::{
         Event, Thing,
         fullness::{Outage, OutageChange},
-        watch::{Limit, Sample, Watch, largest},
+        watch::{Limit, Sample, Watch},
     },
     net::timer,
     outcome::Refusal,
@@ -80,7 +80,7 @@ impl Lookout {
             connections: clients.in_use(),
             limit: Some(same(clients.most())),
         });
-        let samples: Vec<_> = servers.chain(largest(accounts.collect())).chain(listeners).collect();
+        let samples: Vec<_> = servers.chain(self.watch.largest(accounts.collect())).chain(listeners).collect();
         let look = self.watch.look(timer::now(), warn_at, samples, |ago| {
             let then = SystemTime::now().checked_sub(ago).unwrap_or(SystemTime::UNIX_EPOCH);
             humantime::format_rfc3339_seconds(then).to_string()
