@@ -44,7 +44,7 @@ pub enum Receiver {
 pub enum Outcome {
     /// The webhook has taken it; to NATS it is published.
     Delivered,
-    /// It was tried as often as it is tried, or the server does not permit it.
+    /// A webhook was tried as often as it is tried, or the server does not permit the event, or it is too large for it.
     Failed,
     /// Too many waited before it.
     Dropped,

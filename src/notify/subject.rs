@@ -6,10 +6,11 @@ use std::{
     time::Duration,
 };
 
-use async_nats::{Event as Happening, ServerError};
+use async_nats::{Event as Happening, ServerError, client::PublishErrorKind};
+use bytes::Bytes;
 use tokio::{
     sync::{Mutex, mpsc, watch},
-    time::timeout,
+    time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -21,9 +22,12 @@ use crate::{
     upstream::Servers,
 };
 
-/// How long publishing one event may take: while there is no connection, a few wait in the client, and then no more.
+/// How long publishing one event may take while there is a connection. Then the event is published once more: the
+/// connection may have gone with it.
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
-/// Events that the client holds while it has no connection.
+/// How often weir looks whether there is a connection again, while an event waits for it.
+const LOOK_FOR_CONNECTION: Duration = Duration::from_millis(250);
+/// What the client holds while it has no connection. Events wait in weir's own queue meanwhile.
 const MAX_WAITING: usize = 64;
 /// The longest pause between two tries to connect, in seconds.
 const LONGEST_PAUSE: u64 = 30;
@@ -81,16 +85,7 @@ pub async fn run(
         let mut queue = queue.lock().await;
         while let Some(message) = queue.recv().await {
             let subject = format!("{}.{}", publish.subject, message.kind.name());
-            let client = client.get().await;
-            let sent = async {
-                client.publish(subject, message.body).await.map_err(drop)?;
-                client.flush().await.map_err(drop)
-            };
-            let outcome = match timeout(PUBLISH_TIMEOUT, sent).await {
-                Ok(Ok(())) => Outcome::Delivered,
-                _ => Outcome::Failed,
-            };
-            notifier.note(Receiver::Nats, outcome);
+            notifier.note(Receiver::Nats, deliver(&client, subject, message.body).await);
         }
     };
     tokio::select! {
@@ -98,6 +93,27 @@ pub async fn run(
         () = stop.cancelled() => {}
     }
     stop.cancelled().await;
+}
+
+/// Publishes one event, however long there is no connection before.
+async fn deliver(client: &OwnClient, subject: String, body: Bytes) -> Outcome {
+    loop {
+        while !client.is_connected() {
+            sleep(LOOK_FOR_CONNECTION).await;
+        }
+        let now = client.get().await;
+        let written = async {
+            now.publish(subject.clone(), body.clone()).await.map_err(|err| err.kind())?;
+            now.flush().await.map_err(|_| PublishErrorKind::Send)
+        };
+        match timeout(PUBLISH_TIMEOUT, written).await {
+            Ok(Ok(())) => return Outcome::Delivered,
+            // The client has ended, or its connection has.
+            Ok(Err(PublishErrorKind::Send)) => sleep(LOOK_FOR_CONNECTION).await,
+            Err(_) => {}
+            Ok(Err(PublishErrorKind::MaxPayloadExceeded | PublishErrorKind::InvalidSubject)) => return Outcome::Failed,
+        }
+    }
 }
 
 fn connect(publish: &Publish, tls: Option<&Connector>, notifier: &Arc<Notifier>) -> io::Result<OwnClient> {

@@ -13,6 +13,7 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 use weir_testkit::{
+    admin::AdminSocket,
     tls::{Authority, pair},
     *,
 };
@@ -353,6 +354,66 @@ async fn a_login_that_may_not_publish_is_told_of_with_the_permission_that_is_mis
     let weir = config.table(&warnings("user = \"mute\"\npassword = \"wr0ng\"")).start().await;
     logs(&weir, &["no connection to publish events; weir keeps trying", "key=\"warnings.login\""]).await;
     assert!(!weir.log().contains("wr0ng"));
+}
+
+/// The only server is down for longer than publishing an event may take, while more happens than a client of NATS would
+/// hold. A stream keeps what is published once it is there again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_of_an_outage_are_published_after_it() {
+    const PAUSES: usize = 40;
+    let accounts = USERS.replace("OPS {", "OPS { jetstream: enabled,");
+    let mut server = NatsServer::start(ServerOptions::default().jetstream().with(&accounts)).await;
+    let ops = || async_nats::ConnectOptions::with_user_and_password("ops".into(), "0ps".into());
+    let streams = async_nats::jetstream::new(ops().connect(server.url()).await.unwrap());
+    let stream = async_nats::jetstream::stream::Config {
+        name: "EVENTS".into(),
+        subjects: vec!["weir.events.>".into()],
+        ..Default::default()
+    };
+    streams.create_stream(stream).await.unwrap();
+    let login = "[warnings]\nsubject = \"weir.events\"\n[warnings.login]\nuser = \"ops\"\npassword = \"0ps\"";
+    let admin = AdminSocket::default();
+    let weir = WeirConfig::of_servers(&[&server]).table(login).table(&admin.toml()).start().await;
+    logs(&weir, &["events are published"]).await;
+    server.kill9();
+    weir.sees(0).await;
+    for _ in 0..PAUSES {
+        admin.does(&["pause"]).await;
+        admin.does(&["resume"]).await;
+    }
+    weir.until("there is no server", |metrics| metrics.get("weir_events_total{event=\"no_server\"}") == Some(1.0))
+        .await;
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    server.restart().await;
+    weir.until("a server is there again", |metrics| {
+        let there = ["server_usable_again", "server_up"];
+        there.iter().all(|kind| metrics.get(&format!("weir_events_total{{event={kind:?}}}")) == Some(1.0))
+    })
+    .await;
+    let metrics = weir
+        .until("each event has come to its end", |metrics| {
+            metrics.sum("weir_event_deliveries_total") == metrics.sum("weir_events_total")
+        })
+        .await;
+    let delivered = "weir_event_deliveries_total{receiver=\"nats\",outcome=\"delivered\"}";
+    assert_eq!(metrics.get(delivered), Some(metrics.sum("weir_events_total")));
+    let streams = async_nats::jetstream::new(ops().connect(server.url()).await.unwrap());
+    let kept = eventually(PATIENCE, "the stream has them all", async || {
+        let stream = streams.get_stream("EVENTS").await.map_err(|err| err.to_string())?;
+        let kept = stream.info_with_subjects(">").await.map_err(|err| err.to_string())?;
+        let mut subjects = Vec::new();
+        futures::pin_mut!(kept);
+        while let Some(Ok((subject, n))) = kept.next().await {
+            subjects.push((subject, n));
+        }
+        let all: usize = subjects.iter().map(|(_, n)| n).sum();
+        if all as f64 >= metrics.sum("weir_events_total") { Ok(subjects) } else { Err(format!("{subjects:?}")) }
+    })
+    .await;
+    for kind in ["paused", "resumed"] {
+        let n = kept.iter().find(|(subject, _)| *subject == format!("weir.events.{kind}")).map(|(_, n)| *n);
+        assert!(n >= Some(PAUSES), "{kind}: {kept:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
