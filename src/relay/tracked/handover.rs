@@ -14,6 +14,8 @@
 //! has been given messages by the new server then that no other member gets: it ends the subscriptions there and has
 //! those messages before it leaves that server.
 
+mod new_server;
+
 use std::{
     mem,
     pin::Pin,
@@ -22,23 +24,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, ReadBuf};
 
 use super::{
-    Bound, Known, LONGEST_MATCHED, NewServer, TrackedClient, TrackedServer,
+    Bound, NewServer, TrackedClient, TrackedServer,
     caught_up::CaughtUp,
     overlap::{Overlap, YOUNG_FOR},
 };
 use crate::{
     net::stream::Stream,
     outcome::{Cause, Party},
-    protocol::{
-        MAX_INFO_LINE, PING, PONG,
-        control_line::{ServerLine, server_line},
-        info::Info,
-        op::ServerOperation,
-        subscriptions::unsub,
-    },
+    protocol::{PING, info::Info, op::ServerOperation, subscriptions::unsub},
     relay::{
         Ended, Relay,
         direction::{Buffer, DirectionEnd, Side},
@@ -76,10 +72,6 @@ const LEAVES_WITHIN: Duration = Duration::from_secs(120);
 
 /// The most bytes that are read of the new server in one poll: the other sessions of the worker may run then.
 const MOST_PER_POLL: usize = 8 * SMALL_READ;
-
-/// The most bytes that wait to be written to the new server, beside the subscriptions that it gets at first and the
-/// ends of all of them.
-const MOST_TO_NEW: usize = 256 * 1024;
 
 /// The new server of a session that still is on its old one.
 #[derive(Debug)]
@@ -136,95 +128,31 @@ pub enum HandoverEnd {
 }
 
 /// Why the new server does not get the session.
-struct Not(&'static str);
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Obstacle {
+    Lost,
+    TooLong,
+    ShutsDown,
+    Other(&'static str),
+}
 
-const LOST: &str = "the other server is lost";
-const TOO_LONG: &str = "a message is too long to be matched";
-const SHUTS_DOWN: &str = "the other server shuts down";
-
-impl Not {
+impl Obstacle {
     /// Whether the new server works all the same. Then it can have the session where the old one cannot any more.
-    fn is_no_loss(&self) -> bool {
-        [TOO_LONG, SHUTS_DOWN].contains(&self.0)
+    fn is_no_loss(self) -> bool {
+        matches!(self, Self::TooLong | Self::ShutsDown)
+    }
+
+    fn text(self) -> &'static str {
+        match self {
+            Self::Lost => "the other server is lost",
+            Self::TooLong => "a message is too long to be matched",
+            Self::ShutsDown => "the other server shuts down",
+            Self::Other(text) => text,
+        }
     }
 }
 
 impl Handover {
-    /// Takes in what the new server has sent. Messages for the client at once are appended to `pass`.
-    fn take_in(&mut self, chunk: &[u8], known: &Known, side: &TrackedServer, pass: &mut Vec<u8>) -> Result<(), Not> {
-        let mut bytes = mem::take(&mut self.held);
-        bytes.extend_from_slice(chunk);
-        let mut at = 0_usize;
-        let mut taken = Ok(());
-        while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
-            match self.take_operation(rest, known, side, pass) {
-                Ok(0) => break,
-                Ok(len) => at = at.saturating_add(len),
-                Err(not) => {
-                    taken = Err(not);
-                    break;
-                }
-            }
-        }
-        bytes.drain(..at.min(bytes.len()));
-        if !bytes.is_empty() {
-            self.held = bytes;
-        }
-        taken
-    }
-
-    /// Takes in the first operation, and returns how many bytes that are; 0 where its rest is still to come.
-    fn take_operation(
-        &mut self,
-        rest: &[u8],
-        known: &Known,
-        side: &TrackedServer,
-        pass: &mut Vec<u8>,
-    ) -> Result<usize, Not> {
-        let stays = self.leaving.is_some();
-        match ServerOperation::at(rest) {
-            ServerOperation::Unfinished if rest.len() < MAX_INFO_LINE => Ok(0),
-            ServerOperation::Unfinished => Err(Not("the other server sends what is no operation")),
-            // One of a queue group that is left is for the client, however long the server's max_payload lets it be.
-            ServerOperation::Message { len, .. } if len > LONGEST_MATCHED && !stays => Err(Not(TOO_LONG)),
-            ServerOperation::Message { len, .. } if len > rest.len() => Ok(0),
-            ServerOperation::Message { sid, len, .. } => {
-                let message = rest.get(..len).unwrap_or_default();
-                if known.state().message_of_new(sid, message) {
-                    pass.extend_from_slice(message);
-                }
-                Ok(len)
-            }
-            ServerOperation::Pong(line) => {
-                let now = Instant::now();
-                self.caught_up.answer(now);
-                self.subscribed.get_or_insert(now);
-                if let Some(leaving) = &mut self.leaving {
-                    leaving.answers_due = leaving.answers_due.saturating_sub(1);
-                }
-                Ok(line.len())
-            }
-            ServerOperation::Ping(line) => {
-                self.out.extend_from_slice(PONG);
-                Ok(line.len())
-            }
-            ServerOperation::Err { line, .. } if stays => Ok(line.len()),
-            ServerOperation::Err { .. } => Err(Not("the other server refuses what its own allows")),
-            ServerOperation::Line(line) => {
-                if !stays
-                    && let ServerLine::Info(json) = server_line(line)
-                    && let Some(info) = side.info_of(&self.server, json)
-                {
-                    if info.ldm() {
-                        return Err(Not(SHUTS_DOWN));
-                    }
-                    self.info = Arc::new(info);
-                }
-                Ok(line.len())
-            }
-        }
-    }
-
     fn is_paused(&self) -> bool {
         self.flushing.is_some() || matches!(self.pause, Pause::On(_))
     }
@@ -239,41 +167,10 @@ impl Handover {
         }
     }
 
-    /// What waits for the new server by now is bounded, and may be some more.
-    fn may_grow(&mut self) {
-        self.most_out = self.out.len().saturating_add(MOST_TO_NEW);
-    }
-
-    /// The new server is asked from time to time whether it stands still.
-    fn ask(&mut self, now: Instant) {
-        if self.caught_up.ask(now) {
-            self.out.extend_from_slice(PING);
-        }
-    }
-
     /// The connection to the server that does not have the session: the old one where that has switched, else the new
     /// one.
     pub fn into_unused(self) -> Stream {
         self.stream
-    }
-
-    /// Writes what is for the new server.
-    fn poll_write(&mut self, cx: &mut Context<'_>) -> Result<(), Not> {
-        let mut written = 0;
-        while let Some(rest) = self.out.get(written..).filter(|rest| !rest.is_empty()) {
-            match Pin::new(&mut self.stream).poll_write(cx, rest) {
-                Poll::Ready(Ok(n)) if n > 0 => written = written.saturating_add(n),
-                Poll::Ready(_) => return Err(Not(LOST)),
-                Poll::Pending => break,
-            }
-        }
-        self.out.drain(..written.min(self.out.len()));
-        if self.stream.needs_flush()
-            && let Poll::Ready(Err(_)) = Pin::new(&mut self.stream).poll_flush(cx)
-        {
-            return Err(Not(LOST));
-        }
-        Ok(())
     }
 }
 
@@ -322,7 +219,7 @@ impl Relay<TrackedClient, TrackedServer> {
         let mut pass = Vec::new();
         match handover.take_in(rest, &self.known().clone(), self.to_client.side(), &mut pass) {
             Ok(()) => Ok(handover),
-            Err(Not(why)) => Err(why),
+            Err(obstacle) => Err(obstacle.text()),
         }
     }
 
@@ -366,16 +263,19 @@ impl Relay<TrackedClient, TrackedServer> {
         let now = Instant::now();
         let is_even = match self.poll_new(cx, handover) {
             Ok(is_even) => is_even,
-            Err(not) if not.is_no_loss() && old_is_gone => return Poll::Ready(self.switch(handover, true, now)),
-            Err(not) if not.is_no_loss() && handover.flushing.is_some() => {
+            Err(obstacle) if obstacle.is_no_loss() && old_is_gone => {
+                return Poll::Ready(self.switch(handover, true, now));
+            }
+            Err(obstacle) if obstacle.is_no_loss() && handover.flushing.is_some() => {
                 handover.is_read_later = true;
                 false
             }
             Err(_) if handover.flushing.is_some() || old_is_gone => return Poll::Ready(HandoverEnd::BothLost),
-            Err(Not(why)) => return self.leave(cx, handover, why, now),
+            Err(obstacle) => return self.leave(cx, handover, obstacle, now),
         };
         if handover.out.len() > handover.most_out && handover.flushing.is_none() && !old_is_gone {
-            return self.leave(cx, handover, "it subscribes faster than the other server takes it", now);
+            let obstacle = Obstacle::Other("it subscribes faster than the other server takes it");
+            return self.leave(cx, handover, obstacle, now);
         }
         if let Some(Leaving { why, since, answers_due }) = handover.leaving {
             let is_over = answers_due == 0 || now.saturating_duration_since(since) > LEAVES_WITHIN;
@@ -402,7 +302,7 @@ impl Relay<TrackedClient, TrackedServer> {
         };
         let is_late = now.saturating_duration_since(handover.began) > GIVES_UP_AFTER;
         if let Some(why) = too_much.or(is_late.then_some("it is too busy")) {
-            return self.leave(cx, handover, why, now);
+            return self.leave(cx, handover, Obstacle::Other(why), now);
         }
         let is_for = |time: Duration, since| now.saturating_duration_since(since) >= time;
         let delivers = handover.subscribed.is_some_and(|since| is_for(BOTH_DELIVER_FOR, since));
@@ -423,11 +323,12 @@ impl Relay<TrackedClient, TrackedServer> {
         &mut self,
         cx: &Context<'_>,
         handover: &mut Handover,
-        why: &'static str,
+        obstacle: Obstacle,
         now: Instant,
     ) -> Poll<HandoverEnd> {
+        let why = obstacle.text();
         let mut state = self.known().state();
-        if why == LOST || handover.leaving.is_some() || !state.subscriptions.has_queue() {
+        if obstacle == Obstacle::Lost || handover.leaving.is_some() || !state.subscriptions.has_queue() {
             return Poll::Ready(HandoverEnd::Stays(why));
         }
         if let Some(both) = state.both() {
@@ -466,7 +367,7 @@ impl Relay<TrackedClient, TrackedServer> {
 
     /// Writes to the new server and reads from it, as long as the client takes what is delivered. Returns whether all
     /// that it has sent has been read.
-    fn poll_new(&mut self, cx: &mut Context<'_>, handover: &mut Handover) -> Result<bool, Not> {
+    fn poll_new(&mut self, cx: &mut Context<'_>, handover: &mut Handover) -> Result<bool, Obstacle> {
         let known = self.known().clone();
         if let Some(both) = known.state().both() {
             handover.out.append(&mut both.to_new);
@@ -491,7 +392,7 @@ impl Relay<TrackedClient, TrackedServer> {
                             let taken = handover.take_in(chunk.filled(), &known, self.to_client.side(), &mut pass);
                             taken.map(|()| Some(chunk.filled().len()))
                         }
-                        Poll::Ready(_) => Err(Not(LOST)),
+                        Poll::Ready(_) => Err(Obstacle::Lost),
                     }
                 })
             });
