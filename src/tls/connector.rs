@@ -11,10 +11,10 @@ use std::{
 
 use arc_swap::ArcSwap;
 use rustls::{
-    ClientConfig, RootCertStore,
+    ClientConfig, HandshakeKind, RootCertStore,
     client::WebPkiServerVerifier,
     crypto::aws_lc_rs::default_provider,
-    pki_types::ServerName,
+    pki_types::{ServerName, UnixTime},
     sign::{CertifiedKey, SingleCertAndKey},
 };
 use tokio::{
@@ -31,6 +31,7 @@ use crate::{
         files::{self, Watched},
         handshake::step_by_step,
         in_force::{self, InUse},
+        names,
     },
 };
 
@@ -48,6 +49,7 @@ pub struct ServersTls {
 }
 
 /// The client side of TLS towards the servers. All dials share one store of tickets, so most handshakes are resumed.
+/// When a certificate expires that a server has shown, the store is emptied.
 #[derive(Debug)]
 pub struct Connector {
     params: ServersTls,
@@ -96,6 +98,15 @@ impl Connector {
         self.params.handshake_first
     }
 
+    /// What is in use, which resumes no session of a server whose certificate has expired by `now`.
+    fn in_use_at(&self, now: i64) -> Arc<InUse> {
+        let in_use = self.in_use.load_full();
+        let Some(fresh) = in_use.without_expired(now) else { return in_use };
+        // What a reload has put there meanwhile stays.
+        self.in_use.compare_and_swap(&in_use, Arc::new(fresh));
+        self.in_use.load_full()
+    }
+
     /// Does the client's part of a handshake with the server at `address`, `host:port`.
     ///
     /// # Errors
@@ -104,7 +115,9 @@ impl Connector {
         let host = self.params.server_name.as_deref().unwrap_or_else(|| host(address));
         let name =
             ServerName::try_from(host.to_owned()).map_err(|err| io::Error::new(io::ErrorKind::InvalidInput, err))?;
-        let mut handshake = TlsConnector::from(Arc::clone(&self.in_use.load().config)).connect(name, tcp);
+        let began = names::seconds(UnixTime::now());
+        let in_use = self.in_use_at(began);
+        let mut handshake = TlsConnector::from(Arc::clone(&in_use.config)).connect(name, tcp);
         let mut is_plain = None;
         // The first byte is looked at before the handshake reads it: what rustls has read is lost to everybody else.
         let steps = poll_fn(|cx| {
@@ -125,6 +138,10 @@ impl Connector {
             return Err(ConnectError::Plain(timeout_at(deadline, pin!(read_line(tcp))).await.unwrap_or_default()));
         }
         let tls = done?;
+        let connection = tls.get_ref().1;
+        if connection.handshake_kind() != Some(HandshakeKind::Resumed) {
+            in_use.accepted(connection.peer_certificates().unwrap_or_default(), began);
+        }
         Ok(Stream::Tls(Box::new(TlsStream::Client(tls))))
     }
 }
@@ -215,7 +232,7 @@ impl ServersTls {
                 builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(own)))
             }
         };
-        Ok(InUse { config: Arc::new(config), verifier, own })
+        Ok(InUse::new(config, verifier, own))
     }
 }
 

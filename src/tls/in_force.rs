@@ -1,7 +1,13 @@
 //! TLS of a client that connects by itself and keeps its configuration for ever: what it checks, and what it shows, is
 //! what is in force at each handshake.
 
-use std::{io, sync::Arc};
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering::Relaxed},
+    },
+};
 
 use arc_swap::ArcSwap;
 use rustls::{
@@ -15,6 +21,8 @@ use rustls::{
     sign::CertifiedKey,
 };
 
+use crate::tls::names;
+
 /// What the files say.
 #[derive(Debug)]
 pub(super) struct InUse {
@@ -23,6 +31,37 @@ pub(super) struct InUse {
     pub(super) verifier: Arc<WebPkiServerVerifier>,
     /// The client certificate of `config`.
     pub(super) own: Option<Arc<CertifiedKey>>,
+    /// When the first of the certificates expires that `config` has sessions of, in seconds since 1970.
+    resumes_until: AtomicI64,
+}
+
+impl InUse {
+    pub(super) fn new(
+        config: ClientConfig,
+        verifier: Arc<WebPkiServerVerifier>,
+        own: Option<Arc<CertifiedKey>>,
+    ) -> Self {
+        Self { config: Arc::new(config), verifier, own, resumes_until: AtomicI64::new(i64::MAX) }
+    }
+
+    /// The same without its sessions, if one of them is of a server whose certificate has expired by `now`: rustls
+    /// checks certificates in full handshakes only.
+    pub(super) fn without_expired(&self, now: i64) -> Option<Self> {
+        if now <= self.resumes_until.load(Relaxed) {
+            return None;
+        }
+        let mut config = (*self.config).clone();
+        config.resumption = Resumption::default();
+        Some(Self::new(config, Arc::clone(&self.verifier), self.own.clone()))
+    }
+
+    /// A full handshake has accepted this chain. A certificate that had expired when it `began` was not needed.
+    pub(super) fn accepted(&self, chain: &[CertificateDer<'_>], began: i64) {
+        let ends = chain.iter().map(|one| names::expires(one).unwrap_or(i64::MIN));
+        if let Some(first) = ends.filter(|end| *end == i64::MIN || *end >= began).min() {
+            self.resumes_until.fetch_min(first, Relaxed);
+        }
+    }
 }
 
 /// What the files say now, for a client that has been told once.

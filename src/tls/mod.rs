@@ -10,6 +10,7 @@ mod handshake;
 mod in_force;
 mod names;
 mod renew;
+mod ticket_state;
 mod tickets;
 
 use std::{
@@ -180,13 +181,16 @@ impl Terminator {
 
 impl ListenerTls {
     fn files(&self) -> impl Iterator<Item = &PathBuf> {
-        let clients =
-            self.clients.iter().flat_map(|clients| std::iter::once(&clients.ca_file).chain(&clients.crl_file));
         self.pairs
             .iter()
             .flat_map(|pair| [&pair.cert_file, &pair.key_file])
-            .chain(clients)
+            .chain(self.checked_against())
             .chain(&self.ticket_keys_file)
+    }
+
+    /// What client certificates are checked against.
+    fn checked_against(&self) -> impl Iterator<Item = &PathBuf> {
+        self.clients.iter().flat_map(|clients| std::iter::once(&clients.ca_file).chain(&clients.crl_file))
     }
 }
 
@@ -199,6 +203,9 @@ impl Loaded {
         provider.cipher_suites.sort_by_key(|suite| suite.suite() != CipherSuite::TLS13_AES_128_GCM_SHA256);
         let provider = Arc::new(provider);
         let mut bad = Vec::new();
+        // Before the verifier reads them: what changes in between must not give a client that was checked against the
+        // old files a ticket that is bound to the new ones.
+        let checked_against = files::contents(params.checked_against());
         let by_name = ByName::read(&params.pairs, &provider, &mut bad);
         let verifier = match &params.clients {
             None => Ok(WebPkiClientVerifier::no_client_auth()),
@@ -208,10 +215,8 @@ impl Loaded {
         let shared = params.ticket_keys_file.as_deref().map_or_else(|| Ok(Vec::new()), files::ticket_keys);
         let shared = shared.map_err(|err| bad.push(err)).ok();
         let (Some(verifier), Some(shared), true) = (verifier, shared, bad.is_empty()) else { return Err(bad) };
-        let checked_against =
-            params.clients.iter().flat_map(|clients| std::iter::once(&clients.ca_file).chain(&clients.crl_file));
         let earlier = earlier.map(Tickets::made).unwrap_or_default();
-        let tickets = Arc::new(Tickets::new(shared, earlier, &files::contents(checked_against)));
+        let tickets = Arc::new(Tickets::new(shared, earlier, &checked_against, Arc::clone(&verifier)));
         let in_use =
             by_name.pairs.iter().map(|(_, names)| InUse { subject: names.subject.clone(), expires: names.expires });
         let in_use = in_use.collect();

@@ -1,6 +1,6 @@
 //! Reads the names and the expiry of a certificate.
 
-use rustls::pki_types::{CertificateDer, SubjectPublicKeyInfoDer};
+use rustls::pki_types::{CertificateDer, SubjectPublicKeyInfoDer, UnixTime};
 use x509_parser::{
     certificate::X509Certificate, extensions::GeneralName, prelude::FromDer, x509::SubjectPublicKeyInfo,
 };
@@ -42,6 +42,16 @@ pub(super) fn read(certificate: &CertificateDer<'_>) -> Option<CertificateNames>
     })
 }
 
+/// Seconds since 1970, as certificates are read here.
+pub(super) fn seconds(at: UnixTime) -> i64 {
+    i64::try_from(at.as_secs()).unwrap_or(i64::MAX)
+}
+
+/// When a certificate expires, in seconds since 1970; `None` if it cannot be read.
+pub(super) fn expires(certificate: &CertificateDer<'_>) -> Option<i64> {
+    Some(X509Certificate::from_der(certificate).ok()?.1.validity().not_after.timestamp())
+}
+
 /// Why a certificate is not accepted at `now`, in seconds since 1970; `None` if it is, or is no certificate.
 pub(super) fn not_valid_at(certificate: &CertificateDer<'_>, now: i64) -> Option<String> {
     let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
@@ -51,6 +61,14 @@ pub(super) fn not_valid_at(certificate: &CertificateDer<'_>, now: i64) -> Option
     }
     let is_early = now < validity.not_before.timestamp();
     is_early.then(|| format!("the certificate of {subject} is not valid before {}", validity.not_before))
+}
+
+/// Whether a certificate is in its time at `now`, in seconds since 1970; `false` if it cannot be read.
+pub(super) fn is_valid_at(certificate: &CertificateDer<'_>, now: i64) -> bool {
+    X509Certificate::from_der(certificate).is_ok_and(|(_, parsed)| {
+        let validity = parsed.validity();
+        (validity.not_before.timestamp()..=validity.not_after.timestamp()).contains(&now)
+    })
 }
 
 /// Whether this public key is that of the certificate; `None` if either cannot be read.

@@ -1,11 +1,12 @@
 //! Session tickets, sealed with keys of this process or with keys that several weirs share.
 //!
 //! A ticket is bound to the CA and the CRL that client certificates are checked against. With others it does not open
-//! any more: otherwise a revoked client could come back with it.
+//! any more: otherwise a revoked client could come back with it. Nor does it open once the client's certificates have
+//! expired: rustls checks them in full handshakes only, and a session that is resumed gets a new ticket.
 
 use std::{
     fmt,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -14,7 +15,12 @@ use aws_lc_rs::{
     digest::{SHA256, digest},
     rand::{SecureRandom, SystemRandom},
 };
-use rustls::server::ProducesTickets;
+use rustls::{
+    pki_types::UnixTime,
+    server::{ProducesTickets, danger::ClientCertVerifier},
+};
+
+use crate::tls::{names, ticket_state::client_chain};
 
 /// The length of a key in bytes.
 pub(super) const KEY_LENGTH: usize = 32;
@@ -64,6 +70,8 @@ pub(super) struct Tickets {
     /// The first key seals; all keys open.
     keys: Mutex<Vec<Key>>,
     bound_to: Vec<u8>,
+    /// Checks client certificates.
+    verifier: Arc<dyn ClientCertVerifier>,
 }
 
 impl fmt::Debug for Tickets {
@@ -75,8 +83,13 @@ impl fmt::Debug for Tickets {
 impl Tickets {
     /// The first of the `shared` secrets seals. Without any, weir takes what it had `earlier`, or else makes one; how
     /// often files are read anew makes no key older or younger. `bound_to` is what client certificates are checked
-    /// against.
-    pub(super) fn new(shared: Vec<Secret>, earlier: Vec<Made>, bound_to: &[u8]) -> Self {
+    /// against by `verifier`.
+    pub(super) fn new(
+        shared: Vec<Secret>,
+        earlier: Vec<Made>,
+        bound_to: &[u8],
+        verifier: Arc<dyn ClientCertVerifier>,
+    ) -> Self {
         let now = Instant::now();
         let mut keys: Vec<Key> = shared.into_iter().filter_map(|secret| Key::new(secret, None)).collect();
         if keys.is_empty() {
@@ -85,7 +98,7 @@ impl Tickets {
         if keys.is_empty() {
             keys.extend(Key::random(now));
         }
-        Self { keys: Mutex::new(keys), bound_to: digest(&SHA256, bound_to).as_ref().to_vec() }
+        Self { keys: Mutex::new(keys), bound_to: digest(&SHA256, bound_to).as_ref().to_vec(), verifier }
     }
 
     /// What its keys are made of.
@@ -124,6 +137,21 @@ impl Tickets {
         opened.truncate(length);
         Some(opened)
     }
+
+    /// Whether the client whose session is in this state would be let in with a full handshake `now`. Only the time can
+    /// have changed that, since the ticket is bound to everything else. So the verifier, which has a signature to
+    /// check, is asked only where a certificate is out of its time: that one may be none that it needs.
+    pub(super) fn is_client_valid(&self, state: &[u8], now: UnixTime) -> bool {
+        if !self.verifier.offer_client_auth() {
+            return true;
+        }
+        let Some(chain) = client_chain(state) else { return false };
+        if chain.iter().all(|certificate| names::is_valid_at(certificate, names::seconds(now))) {
+            return true;
+        }
+        let Some((own, others)) = chain.split_first() else { return false };
+        self.verifier.verify_client_cert(own, others, now).is_ok()
+    }
 }
 
 impl ProducesTickets for Tickets {
@@ -140,19 +168,25 @@ impl ProducesTickets for Tickets {
     }
 
     fn decrypt(&self, ticket: &[u8]) -> Option<Vec<u8>> {
-        self.open(ticket, Instant::now())
+        self.open(ticket, Instant::now()).filter(|state| self.is_client_valid(state, UnixTime::now()))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use rustls::server::WebPkiClientVerifier;
+
     use super::*;
+
+    fn unchecked(shared: Vec<Secret>, earlier: Vec<Made>, bound_to: &[u8]) -> Tickets {
+        Tickets::new(shared, earlier, bound_to, WebPkiClientVerifier::no_client_auth())
+    }
 
     #[test]
     fn shared_keys_open_each_others_tickets_and_the_first_seals() {
         let (a, b) = (Secret([1; 32]), Secret([2; 32]));
-        let old = Tickets::new(vec![a.clone()], vec![], b"");
-        let new = Tickets::new(vec![b, a], vec![], b"");
+        let old = unchecked(vec![a.clone()], vec![], b"");
+        let new = unchecked(vec![b, a], vec![], b"");
         let ticket = old.encrypt(b"state").unwrap();
         assert_eq!(new.decrypt(&ticket).unwrap(), b"state");
         assert!(old.decrypt(&new.encrypt(b"state").unwrap()).is_none());
@@ -161,15 +195,15 @@ mod tests {
     #[test]
     fn a_ticket_ends_with_what_it_is_bound_to() {
         let secret = || vec![Secret([1; 32])];
-        let before = Tickets::new(secret(), vec![], b"ca");
-        let after = Tickets::new(secret(), vec![], b"ca and crl");
+        let before = unchecked(secret(), vec![], b"ca");
+        let after = unchecked(secret(), vec![], b"ca and crl");
         assert!(after.decrypt(&before.encrypt(b"state").unwrap()).is_none());
     }
 
     #[test]
     fn own_keys_outlive_a_reload_and_spoilt_tickets_open_nothing() {
-        let before = Tickets::new(vec![], vec![], b"");
-        let after = Tickets::new(vec![], before.made(), b"");
+        let before = unchecked(vec![], vec![], b"");
+        let after = unchecked(vec![], before.made(), b"");
         let ticket = before.encrypt(b"state").unwrap();
         assert_eq!(after.decrypt(&ticket).unwrap(), b"state");
         for at in 0..ticket.len() {
@@ -178,7 +212,7 @@ mod tests {
             assert!(after.decrypt(&spoilt).is_none(), "byte {at}");
             assert!(after.decrypt(&ticket[..at]).is_none());
         }
-        assert!(Tickets::new(vec![], vec![], b"").decrypt(&ticket).is_none());
+        assert!(unchecked(vec![], vec![], b"").decrypt(&ticket).is_none());
     }
 
     /// However often files are read anew, and however quiet the listener is.
@@ -186,10 +220,10 @@ mod tests {
     fn own_keys_seal_for_six_hours_and_open_for_twelve() {
         const HOUR: Duration = Duration::from_secs(3600);
         let began = Instant::now();
-        let mut tickets = Tickets::new(vec![], vec![], b"");
+        let mut tickets = unchecked(vec![], vec![], b"");
         let first = tickets.seal(b"state", began).unwrap();
         for hour in 1..=13 {
-            tickets = Tickets::new(vec![], tickets.made(), b"");
+            tickets = unchecked(vec![], tickets.made(), b"");
             let now = began + hour * HOUR + Duration::from_secs(1);
             assert_eq!(tickets.open(&first, now).is_some(), hour < 12, "{hour} hours");
             // Nobody gets a ticket in between.
@@ -203,11 +237,11 @@ mod tests {
     #[test]
     fn a_key_of_weirs_own_does_not_open_for_longer_since_nobody_asks_for_tickets() {
         const HOUR: Duration = Duration::from_secs(3600);
-        let (began, tickets) = (Instant::now(), Tickets::new(vec![], vec![], b""));
+        let (began, tickets) = (Instant::now(), unchecked(vec![], vec![], b""));
         let ticket = tickets.seal(b"state", began).unwrap();
         assert!(tickets.open(&ticket, began + 13 * HOUR).is_none());
         // Shared keys are the operator's to replace.
-        let shared = Tickets::new(vec![Secret([1; 32])], vec![], b"");
+        let shared = unchecked(vec![Secret([1; 32])], vec![], b"");
         let ticket = shared.seal(b"state", began).unwrap();
         assert!(shared.open(&ticket, began + 13 * HOUR).is_some());
         assert_eq!(shared.seal(b"state", began + 13 * HOUR).unwrap()[..4], ticket[..4]);

@@ -1,13 +1,21 @@
 //! TLS towards clients: INFO first, handshake first, and both on one port.
 
-use std::sync::Arc;
+use std::{
+    sync::{Arc, Mutex},
+    time::{Duration, SystemTime},
+};
 
 use async_nats::ConnectOptions;
 use futures::future::join_all;
 use rustix::process::Signal;
-use rustls::HandshakeKind;
+use rustls::{
+    HandshakeKind,
+    client::ResolvesClientCert,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    sign::CertifiedKey,
+};
 use weir_testkit::{
-    tls::{Authority, TlsClient, pair},
+    tls::{Authority, Issued, TlsClient, pair},
     *,
 };
 
@@ -236,6 +244,77 @@ async fn client_certificates_are_required_judged_and_revoked() {
         assert!(refused.to_string().contains(said), "{said}: {refused}");
     }
     drop(client);
+    weir.assert_nothing_leaked().await;
+}
+
+/// Shows the certificate that it holds by then, and is one and the same to rustls.
+#[derive(Debug)]
+struct Renewed(Mutex<Arc<CertifiedKey>>);
+
+impl ResolvesClientCert for Renewed {
+    fn resolve(&self, _: &[&[u8]], _: &[rustls::SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.0.lock().unwrap()))
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
+/// Its ticket is good for as long as its certificate is, and a new certificate lets it in again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_ticket_outlives_the_certificate_of_its_client() {
+    let authority = Authority::new("weir tests");
+    let more = format!("verify = true\nca_file = {:?}", authority.ca());
+    let (_server, weir) = behind_tls(&authority, &more).await;
+    let enter = async |config: &Arc<rustls::ClientConfig>| {
+        let mut client = TlsClient::connect(&weir.address, "localhost", false, Arc::clone(config)).await?;
+        let word = client.enter().await?;
+        assert_eq!(word, "PONG\r\n");
+        std::io::Result::Ok(client.stream.get_ref().get_ref().1.handshake_kind().unwrap())
+    };
+    let key = |of: &Issued| {
+        let chain = vec![CertificateDer::from_pem_file(&of.cert).unwrap()];
+        let key = PrivateKeyDer::from_pem_file(&of.key).unwrap();
+        let provider = rustls::crypto::aws_lc_rs::default_provider();
+        Arc::new(CertifiedKey::new(chain, provider.key_provider.load_private_key(key).unwrap()))
+    };
+    for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+        // On a busy machine a certificate may expire before its client has come back once.
+        let mut seconds = 4;
+        let (config, shown, end) = loop {
+            let end = SystemTime::now() + Duration::from_secs(seconds);
+            let own = authority.issue_until("brief", &[], end);
+            let shown = Arc::new(Renewed(Mutex::new(key(&own))));
+            let mut config = authority.client_config(&[version], None);
+            config.client_auth_cert_resolver = Arc::clone(&shown) as _;
+            let config = Arc::new(config);
+            if matches!(
+                (enter(&config).await, enter(&config).await),
+                (Ok(HandshakeKind::Full), Ok(HandshakeKind::Resumed))
+            ) {
+                break (config, shown, end);
+            }
+            seconds *= 2;
+            assert!(seconds < 300, "nobody came back by a ticket");
+        };
+        let before =
+            weir.metrics().await.get("weir_closed_total{party=\"downstream\",phase=\"preface\",reason=\"tls\"}");
+        let refused = eventually(PATIENCE, "its certificate has expired", async || match enter(&config).await {
+            Ok(kind) => Err(format!("{kind:?}, {:?} after its end", end.elapsed())),
+            Err(err) => Ok(err),
+        })
+        .await;
+        assert!(refused.to_string().contains("CertificateExpired"), "{version:?}: {refused}");
+        weir.until("it is told why", |metrics| {
+            metrics.get("weir_closed_total{party=\"downstream\",phase=\"preface\",reason=\"tls\"}") > before
+        })
+        .await;
+        assert!(weir.log().contains("certificate expired"), "{}", weir.log());
+        *shown.0.lock().unwrap() = key(&authority.issue("lasting", &[]));
+        assert_eq!(enter(&config).await.unwrap(), HandshakeKind::Full);
+        assert_eq!(enter(&config).await.unwrap(), HandshakeKind::Resumed);
+    }
     weir.assert_nothing_leaked().await;
 }
 

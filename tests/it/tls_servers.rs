@@ -1,6 +1,6 @@
 //! TLS between weir and the servers.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rustix::process::Signal;
 use tokio::{
@@ -263,4 +263,30 @@ async fn weirs_own_connections_use_renewed_certificates() {
     server.restart().await;
     weir.sees(1).await;
     has_its_own_connections(&weir, 2).await;
+}
+
+/// Whoever has the keys of an old session need not show a certificate any more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_session_with_a_server_outlives_its_certificate() {
+    let authority = Authority::new("weir tests");
+    // Long enough for weir to come up on a busy machine; its own dials have a session by then.
+    let end = SystemTime::now() + Duration::from_secs(20);
+    let own = authority.issue_until("n1", &["127.0.0.1"], end);
+    let tls = format!("tls {{ cert_file: {:?}, key_file: {:?}, timeout: 30 }}", own.cert, own.key);
+    let server = NatsServer::start(ServerOptions::default().with(&tls)).await;
+    let weir = weir_of(&server, &format!("ca_file = {:?}", authority.ca()))
+        .admission("rate = 20000\nmax_hold = \"200ms\"\nrefusal_spread = \"1ms\"")
+        .start()
+        .await;
+    for _ in 0..3 {
+        RawClient::connect(&weir.address, &Login::nobody()).await.round_trip().await.unwrap();
+    }
+    eventually(PATIENCE, "its certificate has expired", async || {
+        let attempt = RawClient::attempt(&weir.address, &Login::nobody(), PATIENCE).await;
+        match (attempt.refusal(), weir.log()) {
+            (Some(_), log) if log.contains("certificate expired") => Ok(()),
+            (refusal, _) => Err(format!("{refusal:?}, {:?} after its end", end.elapsed())),
+        }
+    })
+    .await;
 }

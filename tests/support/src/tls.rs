@@ -4,6 +4,7 @@ use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
@@ -70,6 +71,14 @@ impl Authority {
         // weir warns of a key that everybody may read.
         std::fs::set_permissions(&issued.key, Permissions::from_mode(0o600)).expect("the key is for its owner");
         issued
+    }
+
+    /// The same, valid until `end`, in whole seconds.
+    pub fn issue_until(&self, name: &str, hosts: &[&str], end: SystemTime) -> Issued {
+        let since = end.duration_since(UNIX_EPOCH).expect("not before 1970");
+        self.issue_with(name, hosts, |params| {
+            params.not_after = rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(since.as_secs());
+        })
     }
 
     /// Writes a revocation list with this serial number; returns its file.
