@@ -16,6 +16,7 @@ use tracing::debug;
 use crate::{
     cluster::{
         account_events::AccountEvents,
+        account_limits,
         answerers::Answerers,
         error::PollError,
         system_account::{Response, SystemAccount},
@@ -25,39 +26,12 @@ use crate::{
     upstream::{Servers, reconciled_count::ReadingEpoch},
 };
 
-/// The most accounts whose limit weir asks for in one round; the others follow in the next rounds.
-const MAX_LIMITS_ASKED: usize = 200;
 /// The most accounts that weir has counted: their names make a request of about 300 KiB.
 const MAX_COUNTED: usize = 5000;
 /// How long weir waits for the servers' counts.
 const COUNT_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long weir waits for other servers once as many have answered as it knows.
 const OTHERS_TIMEOUT: Duration = Duration::from_millis(50);
-
-/// `$SYS.REQ.ACCOUNT.<name>.INFO`.
-#[derive(Debug, Deserialize)]
-struct Account {
-    decoded_jwt: Option<Jwt>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Jwt {
-    nats: JwtNats,
-}
-
-#[derive(Debug, Deserialize)]
-struct JwtNats {
-    #[serde(default)]
-    limits: Limits,
-}
-
-#[derive(Debug, Deserialize, Default)]
-struct Limits {
-    /// -1 or absent is no limit.
-    conn: Option<i64>,
-    /// The same of leafnodes.
-    leaf: Option<i64>,
-}
 
 /// `$SYS.REQ.ACCOUNT.PING.STATZ`, and `/accstatz`.
 #[derive(Debug, Deserialize)]
@@ -93,7 +67,7 @@ pub async fn watch(
         let (mut counting, mut events, mut answerers) = (false, AccountEvents::default(), Answerers::default());
         loop {
             let next = Instant::now() + interval.mul_f64(0.9 + 0.2 * fastrand::f64());
-            read_limits(&system, &admission).await;
+            account_limits::read(&system, &admission, &servers).await;
             events.begin(&system, &admission).await;
             let asked = admission.accounts().to_count(MAX_COUNTED, timer::now());
             let counted = count(&system, &admission, asked, (&servers, &mut answerers)).await;
@@ -114,25 +88,6 @@ pub async fn watch(
     tokio::select! {
         () = watching => {}
         () = stop.cancelled() => {}
-    }
-}
-
-/// Asks for the limits of connections and leafnodes in the accounts' JWTs.
-async fn read_limits(system: &SystemAccount, admission: &SessionAdmission) {
-    for name in admission.accounts().to_ask(timer::now(), MAX_LIMITS_ASKED) {
-        // Only accounts with a JWT have a limit there. Their names are keys, which can stand in a subject as they are.
-        if !crate::identity::is_account_key(&name) {
-            continue;
-        }
-        match system.ask::<Account>(format!("$SYS.REQ.ACCOUNT.{name}.INFO"), "".into()).await {
-            Ok(account) => {
-                let limits = account.decoded_jwt.map(|jwt| jwt.nats.limits).unwrap_or_default();
-                let most = |limit: Option<i64>| limit.and_then(|n| u32::try_from(n).ok());
-                admission.accounts().limited_by_cluster(&name, most(limits.conn), most(limits.leaf));
-            }
-            // Clients may claim an account that does not exist.
-            Err(err) => debug!(account = &*name, %err, "the limit of the account is not known"),
-        }
     }
 }
 

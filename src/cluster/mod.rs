@@ -4,6 +4,7 @@
 mod access;
 mod account_counts;
 mod account_events;
+mod account_limits;
 pub mod account_lookup;
 pub mod accounts;
 mod answerers;

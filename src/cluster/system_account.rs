@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use async_nats::{Client, ConnectOptions, Event, PublishError, Subject, Subscriber};
+use async_nats::{Client, ConnectOptions, Event, PublishError, Subject, Subscriber, subject::ToSubject};
 use bytes::Bytes;
 use serde::{Deserialize, de::DeserializeOwned};
 use tokio::sync::watch;
@@ -173,7 +173,7 @@ impl SystemAccount {
     ///
     /// # Errors
     /// [`PollError`].
-    pub(super) async fn ask_all(&self, subject: &'static str, request: Bytes) -> Result<Subscriber, PollError> {
+    pub(super) async fn ask_all(&self, subject: impl ToSubject, request: Bytes) -> Result<Subscriber, PollError> {
         let client = self.client_in_use()?;
         let inbox = client.new_inbox();
         let answers = client.subscribe(inbox.clone()).await?;

@@ -1,7 +1,10 @@
 //! The system account: weir gets readings, account limits and counts through it, without a monitoring port.
 
 use rustix::process::Signal;
-use weir_testkit::{operator::Operator, *};
+use weir_testkit::{
+    operator::{Account, Operator},
+    *,
+};
 
 const QUOTA: &str = "maximum account active connections exceeded";
 const ACCOUNTS: &str = "
@@ -61,6 +64,63 @@ async fn an_accounts_limit_is_its_jwts_and_other_ways_in_count() {
     assert!(!weir.log().contains(&system.user().jwt));
     drop(clients);
     weir.assert_nothing_leaked().await;
+}
+
+/// A server that has heard of an account by a route only answers for it too, and knows no JWT. The one that weir is
+/// connected to answers first.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_limit_is_known_though_the_nearest_server_knows_no_jwt() {
+    let operator = Operator::with_accounts([4, -1, -1]);
+    let (account, system, other) = (operator.account(0), operator.account(1), operator.account(2));
+    let dir = tempfile::tempdir().unwrap();
+    let cluster = Cluster::start(2, |server| {
+        let jwts = dir.path().join(&server.name);
+        std::fs::create_dir(&jwts).unwrap();
+        server.with(&operator.server_config_with_files(1, &jwts))
+    })
+    .await;
+    let creds = dir.path().join("weir.creds");
+    std::fs::write(&creds, system.user().creds()).unwrap();
+    let weir = WeirConfig::of(&cluster)
+        .without_monitors()
+        .cluster(&format!("[cluster.system]\ncreds_file = \"{}\"", creds.display()))
+        .start()
+        .await;
+    let near = eventually(PATIENCE, "weir is connected", async || {
+        for (n, server) in cluster.servers.iter().enumerate() {
+            let connz = server.monitoring("/connz").await.ok_or("no answer")?;
+            if connz["connections"].as_array().unwrap().iter().any(|one| one["name"] == "weir") {
+                return Ok(n);
+            }
+        }
+        Err("nowhere")
+    })
+    .await;
+    let (near, far) = (&cluster.servers[near], &cluster.servers[1 - near]);
+    // So many that weir's next client goes to the other server.
+    let login = |of: &Account| {
+        let user = of.user();
+        Login::jwt(&user.jwt, &user.key)
+    };
+    let mut others = Vec::new();
+    for _ in 0..20 {
+        others.push(RawClient::connect(&near.address, &login(other)).await);
+    }
+    weir.until("weir counts them", |m| m.sum_where("weir_server_connections", "server", &near.name) >= 20.0).await;
+    let name = account.name();
+    let mut client = RawClient::connect(&weir.address, &login(account)).await;
+    client.subscribe("there", 1).await.unwrap();
+    client.round_trip().await.unwrap();
+    assert_eq!(far.account_connections(&name).await, 1);
+    eventually(PATIENCE, "the nearest server has heard of the account by its route", async || {
+        let told = near.monitoring(&format!("/accountz?acc={name}")).await.ok_or("no answer".to_owned())?;
+        let detail = &told["account_detail"];
+        let is_it = detail["complete"] == false && detail["decoded_jwt"].is_null();
+        if is_it { Ok(()) } else { Err(detail.to_string()) }
+    })
+    .await;
+    let sample = format!("weir_account_max_connections{{account=\"{name}\"}}");
+    weir.until("the limit is known", |metrics| metrics.get(&sample) == Some(4.0)).await;
 }
 
 /// Once with frequent readings and once with the servers' events only.
