@@ -162,11 +162,16 @@ impl Background {
             .spawn("turns", move |stop| dispatch::run(Arc::clone(&all.admission), Arc::clone(&all.arrived), stop));
         // Where it is `[cluster.tls]` itself it is there twice, and the second look finds nothing new.
         let towards_servers = [&shared.servers_tls, &shared.websocket_tls];
-        let towards_servers: Vec<_> = towards_servers.into_iter().flatten().cloned().collect();
-        let all = Arc::clone(shared);
+        let towards_servers: Vec<_> =
+            towards_servers.into_iter().flatten().map(|tls| ("towards servers", Arc::clone(tls))).collect();
+        let (all, notifying) = (Arc::clone(shared), self.notifying.clone());
         self.tasks.spawn("certificates", move |stop| {
-            let all = Arc::clone(&all);
-            tls::renew(move || all.terminators.load_full(), towards_servers.clone(), Arc::clone(&certificates), stop)
+            let (all, towards_servers, notifying) = (Arc::clone(&all), towards_servers.clone(), notifying.clone());
+            let connectors = move || {
+                let webhook = notifying.webhook_tls().map(|tls| ("webhook", tls));
+                towards_servers.iter().cloned().chain(webhook).collect()
+            };
+            tls::renew(move || all.terminators.load_full(), connectors, Arc::clone(&certificates), stop)
         });
         let (all, in_force, notifying) = (Arc::clone(shared), Arc::clone(reloader), self.notifying.clone());
         self.tasks.spawn("every second", move |stop| {

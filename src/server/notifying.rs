@@ -26,6 +26,7 @@ struct Inner {
     /// Where the servers are; `None` before weir knows.
     addresses: Option<watch::Receiver<Vec<String>>>,
     webhook: Option<Supervisor>,
+    webhook_tls: Option<Arc<Connector>>,
     publisher: Option<Supervisor>,
 }
 
@@ -38,6 +39,7 @@ impl Notifying {
             in_force,
             addresses: None,
             webhook: None,
+            webhook_tls: None,
             publisher: None,
         })))
     }
@@ -45,6 +47,11 @@ impl Notifying {
     /// Events are published at these addresses, whatever servers come and go.
     pub(super) fn follow(&self, addresses: watch::Receiver<Vec<String>>) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).addresses = Some(addresses);
+    }
+
+    /// The TLS of the webhook by now, whose files may change.
+    pub(super) fn webhook_tls(&self) -> Option<Arc<Connector>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).webhook_tls.clone()
     }
 
     /// Has events go where the configuration says, from now on. What waits for a receiver that changes is lost.
@@ -84,6 +91,7 @@ impl Inner {
             None => None,
         };
         self.webhook.take().iter().for_each(Supervisor::stop);
+        self.webhook_tls = configured.as_ref().and_then(|(_, tls)| tls.clone());
         let Some((webhook, tls)) = configured else {
             self.shared.notifier.forget(Receiver::Webhook);
             return Ok(());

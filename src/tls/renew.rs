@@ -12,10 +12,10 @@ use crate::tls::{BadFile, Connector, Terminator};
 const LOOK_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Reloads what has changed at each notification and every few seconds, until `stop`. Connected clients notice nothing.
-/// A file that cannot be used is logged once and changes nothing.
+/// A file that cannot be used is logged once and changes nothing. Connectors have the name that the log knows them by.
 pub async fn renew(
     listeners: impl Fn() -> Arc<Vec<(SocketAddr, Arc<Terminator>)>>,
-    servers: Vec<Arc<Connector>>,
+    connectors: impl Fn() -> Vec<(&'static str, Arc<Connector>)>,
     reload: Arc<Notify>,
     stop: CancellationToken,
 ) {
@@ -28,8 +28,8 @@ pub async fn renew(
             for (listener, tls) in listeners().iter() {
                 tell(&listener.to_string(), tls.reload());
             }
-            for tls in &servers {
-                tell("towards servers", tls.reload());
+            for (of, tls) in connectors() {
+                tell(of, tls.reload());
             }
         }
     };

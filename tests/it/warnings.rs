@@ -4,6 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use futures::StreamExt;
+use rustix::process::Signal;
 use serde_json::Value;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
@@ -282,6 +283,28 @@ async fn a_webhook_is_tried_again_and_given_up() {
     // It never came so far as to post.
     assert_eq!(distrusts.metrics().await.get(delivered), Some(0.0));
     logs(&distrusts, &["the webhook does not take an event", "certificate"]).await;
+}
+
+/// The authorities of the webhook change in their file, as those of the servers do.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn new_authorities_of_a_webhook_are_taken_over() {
+    let mut server = NatsServer::start(ServerOptions::default()).await;
+    let (before, now) = (Authority::new("before"), Authority::new("now"));
+    let mut webhook = Webhook::answering(&[200], Some(now.server("localhost"))).await;
+    let file = before.file("hooks.pem");
+    std::fs::copy(before.ca(), &file).unwrap();
+    let warnings = format!("[warnings]\nwebhook = {:?}\nca_file = {file:?}", webhook.url);
+    let mut weir = WeirConfig::of_servers(&[&server]).table(&warnings).start().await;
+    std::fs::write(&file, "no certificate").unwrap();
+    weir.signal(Signal::HUP);
+    logs(&weir, &["certificates not renewed", "of=\"webhook\"", "ca_file"]).await;
+    std::fs::copy(now.ca(), &file).unwrap();
+    weir.signal(Signal::HUP);
+    server.kill9();
+    let client = RawClient::attempt(&weir.address, &Login::nobody(), PATIENCE).await;
+    assert!(client.refusal().is_some());
+    webhook.hears("no_server").await;
+    logs(&weir, &["certificates renewed", "of=\"webhook\""]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
