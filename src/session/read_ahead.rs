@@ -13,7 +13,8 @@ const MOST_PLAIN: u32 = 16 * 1024;
 /// The most over TLS or WebSocket, whose own buffers come on top: 16 KiB of a record twice, 43 KiB of a decompressor.
 const MOST_LAYERED: u32 = 1024;
 
-/// Who may be read from. Of other clients weir has what came with CONNECT, and the kernel keeps the rest.
+/// Who may be read from. Of other clients weir has what came with CONNECT, and the kernel keeps the rest. Over S2 that
+/// is at most the block that CONNECT is in, of 64 KiB, and 32 KiB of the stream behind it.
 #[derive(Debug)]
 pub struct ReadAhead {
     plain: Arc<Limit>,
