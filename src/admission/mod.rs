@@ -112,7 +112,7 @@ pub use self::{
     reputation::{
         logins::{Login, RefusedLogin},
         operators::OperatorPermit,
-        sources::BeforeConnect,
+        sources::{BeforeConnect, LoginTry},
     },
     wait::{Step, Wait},
 };

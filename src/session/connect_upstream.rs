@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use crate::{
-    admission::{Claim, Login, Pass},
+    admission::{Claim, Login, LoginTry, Pass},
     advertised_info::PrefaceShape,
     dial::{DialError, LoggedIn, LoginReply, ServerConnection},
     identity::CredentialKey,
@@ -53,7 +53,7 @@ pub(super) struct Connected {
 impl Admitted {
     /// Connects the client to its server, or to another one.
     pub async fn connect_upstream(self, cx: &mut Context) -> Result<Connected, End> {
-        let Self { mut downstream, pass, dialled, proxy_header, credential, claim, answer_by } = self;
+        let Self { mut downstream, pass, dialled, proxy_header, credential, claim, login_try, answer_by } = self;
         let info_policy = match cx.listener.is_for_leafnodes {
             // The server names it in its answer.
             true => InfoPolicy::Rewrite,
@@ -67,12 +67,13 @@ impl Admitted {
             biased;
             answered = connecting => answered,
             left = downstream::watch_in_dial(&cx.shared.read_ahead, stream, preface) => {
+                login_try.use_up();
                 return Err(close_unfinished(downstream.stream, left, Phase::Dial).await);
             }
         };
         let (pass, upstream) = match answered {
             Ok(both) => both,
-            Err(not) => return Err(not_answered(cx, downstream, claim, not).await),
+            Err(not) => return Err(not_answered(cx, downstream, (claim, login_try), not).await),
         };
         cx.shared.admission.source_reputation().succeeded(cx.source(), claim.credential);
         cx.log.server = Some(Arc::clone(pass.server.server()));
@@ -99,10 +100,18 @@ fn ask_for_account(connect: &mut Connect) -> InfoPolicy {
 }
 
 /// Ends a client that no server has let in.
-async fn not_answered(cx: &mut Context, down: Downstream, claim: Claim, why: NotAnswered) -> End {
+async fn not_answered(
+    cx: &mut Context,
+    down: Downstream,
+    (claim, login_try): (Claim, LoginTry),
+    why: NotAnswered,
+) -> End {
     let Downstream { stream, preface, entry: _entry, refusing: _refusing, .. } = down;
     match why {
         NotAnswered::Refused(reason) => {
+            if reason == Refusal::ServerRefusesLogin {
+                login_try.use_up();
+            }
             let reason = cx.shared.servers.lacks_port(DialPort::of(cx).port(), reason, now());
             refuse_now(cx, stream, preface, reason).await
         }
@@ -115,7 +124,7 @@ async fn not_answered(cx: &mut Context, down: Downstream, claim: Claim, why: Not
                 let account = cx.log.account.as_deref().unwrap_or_default();
                 cx.shared.counters.bad_logins.note(account, cx.source(), bad, now());
                 if bad.is_of_credentials() {
-                    cx.shared.admission.source_reputation().failed(cx.source(), claim.credential, now());
+                    cx.shared.admission.source_reputation().failed(cx.source(), claim.credential, login_try, now());
                 }
             }
             linger::close_with(stream, &line).await;

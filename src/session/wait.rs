@@ -5,7 +5,7 @@ use std::{pin::pin, sync::Arc, time::Duration};
 use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
-    admission::{Claim, Client, Pass, Step, Wait},
+    admission::{Claim, Client, LoginTry, Pass, Step, Wait},
     dial::ServerConnection,
     dispatch::TurnSender,
     identity::CredentialKey,
@@ -33,6 +33,7 @@ pub(super) struct Admitted {
     pub proxy_header: Vec<u8>,
     pub credential: CredentialKey,
     pub claim: Claim,
+    pub login_try: LoginTry,
     /// The server must have answered by then.
     pub answer_by: Instant,
 }
@@ -93,17 +94,20 @@ impl Identified {
 
     async fn check(self, cx: &mut Context) -> Result<Admitted, Over> {
         let Self { mut downstream, dial_first, proxy_header, mut client, credential, claim, connected } = self;
-        let (source, connected) = (cx.source(), connected.into_std());
         let answer_by = Instant::from_std(client.answer_by);
-        if cx.shared.admission.source_reputation().is_damped_as(source, claim.credential, connected) {
-            match cx.shared.admission.unless_observing(Refusal::SourceRate) {
-                Ok(reason) => client.would_refuse = Some(reason),
+        let login_try = match cx.shared.admission.source_reputation().may_try(claim, now()) {
+            Some(login_try) => login_try,
+            None => match cx.shared.admission.unless_observing(Refusal::SourceRate) {
+                Ok(reason) => {
+                    client.would_refuse = Some(reason);
+                    LoginTry::default()
+                }
                 Err(reason) => {
                     dial_first.close().await;
                     return Err(refuse_at_its_moment(cx, downstream, &client, reason).await.into());
                 }
-            }
-        }
+            },
+        };
         if let Err(reason) = cx.check_policies(&downstream.connect, &client.account) {
             match cx.shared.admission.unless_observing(reason) {
                 Ok(reason) => client.would_refuse = Some(reason),
@@ -148,7 +152,6 @@ impl Identified {
                     }
                     Waited::Left(None) => {
                         downstream.operator = None;
-                        let connected = Instant::from_std(connected);
                         return Err(Over::Asked(Box::new(Waiting { downstream, proxy_header, connected })));
                     }
                     Waited::Refused(reason) => {
@@ -160,7 +163,7 @@ impl Identified {
             }
         };
         cx.note_would(&pass.account, downstream.entry.as_mut());
-        Ok(Admitted { downstream, pass, dialled, proxy_header, credential, claim, answer_by })
+        Ok(Admitted { downstream, pass, dialled, proxy_header, credential, claim, login_try, answer_by })
     }
 }
 

@@ -30,6 +30,12 @@ impl LeakyBucket {
     pub fn add(self, now: Instant, more: Duration) -> Self {
         Self::until(self.empty_at(now).unwrap_or(now) + more)
     }
+
+    /// The bucket with `less` taken out again: it is never less than empty.
+    #[must_use]
+    pub fn without(self, less: Duration) -> Self {
+        Self { empty_at: self.empty_at.and_then(|at| at.checked_sub(less)) }
+    }
 }
 
 #[cfg(test)]
@@ -48,5 +54,9 @@ mod tests {
         assert_eq!(bucket.level(now + second), 3 * second, "one has leaked out, and one has come");
         assert_eq!(bucket.empty_at(now + 4 * second), None);
         assert_eq!(bucket.add(now + 9 * second, second).level(now + 9 * second), second, "it is never less than empty");
+        assert_eq!(bucket.without(second).level(now + second), 2 * second);
+        let empty = bucket.without(9 * second);
+        assert_eq!((empty.level(now), empty.add(now, second).level(now)), (Duration::ZERO, second));
+        assert_eq!(LeakyBucket::default().without(second), LeakyBucket::default());
     }
 }

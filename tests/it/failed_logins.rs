@@ -1,7 +1,9 @@
 //! Hundreds of failed logins from one source: weir slows that source down, and the account they claim is not affected.
 
+use std::time::Duration;
+
 use nkeys::KeyPair;
-use weir_testkit::*;
+use weir_testkit::{admin::AdminSocket, *};
 
 const VIOLATION: &str = "Authorization Violation";
 const FULL: &str = "maximum connections exceeded";
@@ -63,4 +65,47 @@ async fn signatures() {
     );
     let forged = Login::nkey(&KeyPair::new_user()).with("nkey", key.public_key().into());
     bad_logins_hurt_their_source_only(&config, Login::nkey(&key), forged, Login::user("b", "p")).await;
+}
+
+/// All were in the queue before the first of them failed. Each counts, which is two minutes until all are forgiven; but
+/// who has a good password gets in long before that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hundreds_that_fail_at_once_keep_nobody_out_for_long() {
+    const AT_ONCE: usize = 600;
+    let admin = AdminSocket::default();
+    let config = "accounts { ORDERS { users: [{user: o, password: p}] } }";
+    let server = NatsServer::start(ServerOptions::default().with(config)).await;
+    let weir = WeirConfig::of_servers(&[&server])
+        .listener(TRUSTED_PROXIES)
+        .admission("rate = 20000\nburst = 20000\nmax_hold = \"19s\"\nrefusal_spread = \"5ms\"")
+        .table(&admin.toml())
+        .start()
+        .await;
+    let bad = Login::user("o", "x").lang("nats.js");
+    let of_credentials = |metrics: &metrics::Metrics| metrics.sum("weir_bad_logins_total");
+    // On a slow machine some have waited for as long as they may: as many more come.
+    let mut failed = 0;
+    for _ in 0..5 {
+        admin.does(&["pause"]).await;
+        let all = futures::future::join_all((0..AT_ONCE).map(|_| from("192.0.2.66", &weir, &bad)));
+        let resumed = async {
+            weir.until("they are held", |metrics| metrics.sum("weir_held") >= AT_ONCE as f64 * 0.9).await;
+            admin.does(&["resume"]).await;
+        };
+        let (attempts, ()) = futures::future::join(all, resumed).await;
+        failed = attempts.iter().filter(|attempt| attempt.refusal() == Some(VIOLATION)).count();
+        if failed > AT_ONCE / 2 {
+            break;
+        }
+    }
+    assert!(failed > AT_ONCE / 2, "{failed} reached the server");
+    weir.until("those are counted", |metrics| of_credentials(metrics) >= failed as f64).await;
+    let client = eventually(Duration::from_secs(30), "a good client is in", async || {
+        match from("192.0.2.66", &weir, &Login::user("o", "p")).await {
+            Attempt::In(client) => Ok(client),
+            other => Err(other),
+        }
+    });
+    drop(client.await);
+    weir.assert_nothing_leaked().await;
 }

@@ -82,10 +82,13 @@ impl<K: Eq + Hash, V> CountedMap<K, V> {
         }
     }
 
-    pub fn remove(&self, key: &K) {
-        if !self.is_empty() && self.map.remove(key).is_some() {
+    /// Removes the value of `key`; `false` where there was none.
+    pub fn remove(&self, key: &K) -> bool {
+        let was_there = !self.is_empty() && self.map.remove(key).is_some();
+        if was_there {
             self.len.fetch_sub(1, Relaxed);
         }
+        was_there
     }
 
     /// Changes the value of `key`, if there is one, and removes it where `change` says so.

@@ -134,11 +134,9 @@ impl LoginHistory {
     }
 
     /// A second try was right: it takes nothing from the next ones.
-    fn give_second_try_back(&self, now: Instant) {
+    fn give_second_try_back(&self) {
         let mut tries = self.second_tries.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(empty_at) = tries.empty_at(now) {
-            *tries = LeakyBucket::until(empty_at.checked_sub(SECOND_TRY_EVERY).unwrap_or(now));
-        }
+        *tries = tries.without(SECOND_TRY_EVERY);
     }
 
     /// A client reads that `server` has refused its login. `others_too` says that other servers did so on the same
@@ -193,7 +191,7 @@ impl LoginHistory {
     /// on a connection shortly before.
     pub fn succeeded(&self, login: Login, server: ServerId, second_try: bool, now: Instant) -> Option<ServerId> {
         if second_try && !self.is_good(login.key) {
-            self.give_second_try_back(now);
+            self.give_second_try_back();
         }
         self.remember_good(login.key);
         if self.refused.is_empty() {

@@ -1,13 +1,15 @@
 //! What weir remembers of sources: whose logins the servers keep refusing, and whose clients keep servers waiting.
 //!
 //! Each refused login has taken a turn of the pace, and a place in the quota of whatever account it claims. A source
-//! with too many of them is damped: its clients are refused, and the accounts that they claim notice nothing. Not so a
-//! client whose credential has logged in from there. Where that is seen only after the dial, since the client signs the
-//! server's nonce or its TLS ends there, clients of a source from which somebody has logged in are dialled at a small
-//! rate.
+//! with too many of them is damped ([`damping`](super::damping)): most of its clients are refused, and the accounts that
+//! they claim notice nothing. Not so a client whose credential has logged in from there. Where that is seen only after
+//! the dial, since the client signs the server's nonce or its TLS ends there, clients of a source from which somebody
+//! has logged in are dialled at a small rate.
 
 use std::{
+    collections::HashMap,
     net::IpAddr,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -17,16 +19,12 @@ use crate::{
     admission::{
         client::Claim,
         quota::{counted_map::CountedMap, sources::Source},
+        reputation::damping::Damping,
     },
     identity::CredentialKey,
     lapse::{self, Lapse},
-    upstream::leaky_bucket::LeakyBucket,
 };
 
-/// So many refused logins in short order are taken for mistakes: of a misconfigured fleet behind one address, say.
-const TOLERATED: u32 = 100;
-/// One refused login is forgiven in this time: a damped source goes on trying at this rate.
-const FORGIVEN_IN: Duration = Duration::from_millis(200);
 /// The most sources that are remembered. Others are not damped until a sweep.
 const MOST_SOURCES: usize = 65_536;
 /// The most credentials that are remembered as good from their source.
@@ -40,8 +38,8 @@ const NOT_PROMPT_FOR: Duration = Duration::from_secs(10);
 /// The sources that are remembered.
 #[derive(Debug, Default)]
 pub struct SourceReputation {
-    /// Refused logins that are not forgiven yet.
-    failures: CountedMap<Source, LeakyBucket>,
+    /// Those with refused logins that are not forgiven yet.
+    failures: Arc<CountedMap<Source, Damping>>,
     /// Which credential last logged in well from which source: a client that shares an address with a bad one is not
     /// damped with it.
     known: CountedMap<(Source, CredentialKey), ()>,
@@ -57,6 +55,9 @@ pub struct RememberedSources {
     /// Refused logins, by how long they take to be forgiven.
     #[serde(default, deserialize_with = "lapse::or_default")]
     failures: Vec<(Source, Lapse)>,
+    /// The tries that damped ones have used, by how long they take to come back.
+    #[serde(default, deserialize_with = "lapse::or_default")]
+    tries: Vec<(Source, Lapse)>,
     #[serde(default, deserialize_with = "lapse::or_default")]
     known: Vec<Claim>,
     #[serde(default, deserialize_with = "lapse::or_default")]
@@ -83,6 +84,48 @@ pub enum BeforeConnect {
     Damped,
 }
 
+/// The leave to log in of a client that is not known, or of one that needs none. If its source is damped it holds a
+/// try, and what becomes of that depends on what becomes of the client:
+///
+/// | the client | the try | why |
+/// |---|---|---|
+/// | is let in by a server | comes back | it has guessed nothing |
+/// | is refused by a server, for its credentials | is used | it may be a guess |
+/// | is told to come back, since a server that has let it in before refuses it now | is used | so did a server say |
+/// | leaves while its login is under way | is used | else who never waits for an answer tries without end |
+/// | is refused by weir: a quota, a policy, no turn, no server, a drain | comes back | no server was asked |
+/// | is refused by a server for another reason, or gets no answer in time | comes back | nobody has judged it |
+/// | loses its server, and finds no other one | comes back | the same |
+/// | leaves before its turn | comes back | no server was asked |
+/// | goes to another process of weir | comes back | it takes one there |
+#[derive(Debug, Default)]
+pub struct LoginTry {
+    taken: Option<Box<TakenTry>>,
+}
+
+#[derive(Debug)]
+struct TakenTry {
+    of: Arc<CountedMap<Source, Damping>>,
+    source: Source,
+    at: Instant,
+}
+
+impl LoginTry {
+    /// It does not come back.
+    pub fn use_up(mut self) {
+        self.taken = None;
+    }
+}
+
+impl Drop for LoginTry {
+    fn drop(&mut self) {
+        let Some(taken) = self.taken.take() else { return };
+        if let Some(mut damping) = taken.of.get_mut(&taken.source) {
+            damping.give_back(taken.at);
+        }
+    }
+}
+
 /// Adds to what is remembered. Beyond `most` entries half go, without order; what is still in use comes back with its
 /// next login.
 fn remember<K: std::hash::Hash + Eq>(map: &CountedMap<K, ()>, key: K, most: usize) {
@@ -101,15 +144,19 @@ fn remember<K: std::hash::Hash + Eq>(map: &CountedMap<K, ()>, key: K, most: usiz
 
 /// Refused logins.
 impl SourceReputation {
-    /// A server has refused a login.
-    pub fn failed(&self, source: IpAddr, credential: CredentialKey, now: Instant) {
+    /// A server has refused a login. The first refusal of one that was known is no guess, since the same secret was
+    /// good before: it does not count, and its client is not known any more.
+    pub fn failed(&self, source: IpAddr, credential: CredentialKey, login_try: LoginTry, now: Instant) {
         let source = Source::from(source);
-        self.known.remove(&(source, credential));
+        if self.known.remove(&(source, credential)) {
+            return;
+        }
+        let took_try = login_try.taken.is_some();
+        login_try.use_up();
         if self.failures.len() >= MOST_SOURCES && !self.failures.contains_key(&source) {
             return;
         }
-        let mut failures = self.failures.get_or_insert_with(source, LeakyBucket::default);
-        *failures = failures.add(now, FORGIVEN_IN);
+        self.failures.get_or_insert_with(source, Damping::default).refused(took_try, now);
     }
 
     /// A server has let a client in.
@@ -133,10 +180,24 @@ impl SourceReputation {
         }
     }
 
-    /// Whether a source is damped, before its client has said who it is.
+    /// Whether a source is damped and has no try, before its client has said who it is.
     pub fn is_damped(&self, source: IpAddr, now: Instant) -> bool {
-        let failures = self.failures.get(&Source::from(source));
-        failures.is_some_and(|failures| failures.level(now) >= FORGIVEN_IN * TOLERATED)
+        self.failures.get(&Source::from(source)).is_some_and(|damping| damping.has_no_try(now))
+    }
+
+    /// The leave to log in for a client that claims this; `None` where its source is damped and has no try for it.
+    pub fn may_try(&self, claim: Claim, now: Instant) -> Option<LoginTry> {
+        let Claim { source, .. } = claim;
+        let takes_tries = self.failures.get(&source).is_some_and(|damping| damping.takes_tries(now));
+        if !takes_tries || self.is_known(claim) {
+            return Some(LoginTry::default());
+        }
+        let took_try = match self.failures.get_mut(&source) {
+            Some(mut damping) => damping.may_try(now)?,
+            None => false,
+        };
+        let taken = || Box::new(TakenTry { of: Arc::clone(&self.failures), source, at: now });
+        Some(LoginTry { taken: took_try.then(taken) })
     }
 
     /// Whether this has last been good.
@@ -146,12 +207,7 @@ impl SourceReputation {
 
     /// Whether a login from this source has failed and is not forgiven yet.
     pub fn fails(&self, source: IpAddr, now: Instant) -> bool {
-        self.failures.get(&Source::from(source)).is_some_and(|failures| failures.empty_at(now).is_some())
-    }
-
-    /// Whether a source is damped for a client with this credential.
-    pub fn is_damped_as(&self, source: IpAddr, credential: CredentialKey, now: Instant) -> bool {
-        self.is_damped(source, now) && !self.known.contains_key(&(source.into(), credential))
+        self.failures.get(&Source::from(source)).is_some_and(|damping| !damping.is_forgiven(now))
     }
 }
 
@@ -175,14 +231,15 @@ impl SourceReputation {
     /// Forgets the sources that are forgiven.
     pub fn sweep(&self, now: Instant) {
         self.silent.retain(|_, at| now.saturating_duration_since(*at) < NOT_PROMPT_FOR);
-        self.failures.retain(|_, failures| failures.empty_at(now).is_some());
+        self.failures.retain(|_, damping| !damping.is_forgiven(now));
     }
 
     /// The sources that are remembered, for a process that takes over.
     pub fn remembered(&self, now: Instant) -> RememberedSources {
         let claim = |&(source, credential): &_| Claim { source, credential };
         RememberedSources {
-            failures: self.failures.iter().map(|one| (*one.key(), one.value().level(now).into())).collect(),
+            failures: self.failures.iter().map(|one| (*one.key(), one.value().forgiven_in(now).into())).collect(),
+            tries: self.failures.iter().filter_map(|one| Some((*one.key(), one.used_tries(now)?.into()))).collect(),
             known: self.known.iter().map(|one| claim(one.key())).collect(),
             good: self.good.iter().map(|one| *one.key()).collect(),
             silent: self.silent.iter().map(|one| (*one.key(), Lapse::since(*one.value(), now))).collect(),
@@ -191,9 +248,11 @@ impl SourceReputation {
 
     /// Recalls what another process remembered at `then`. A source that has failed since is known better.
     pub fn recall(&self, remembered: RememberedSources, then: Instant) {
-        let RememberedSources { failures, known, good, silent } = remembered;
-        for (source, level) in failures.into_iter().take(MOST_SOURCES.saturating_sub(self.failures.len())) {
-            self.failures.get_or_insert_with(source, || LeakyBucket::until(level.after(then)));
+        let RememberedSources { failures, tries, known, good, silent } = remembered;
+        let tries: HashMap<Source, Lapse> = tries.into_iter().take(MOST_SOURCES).collect();
+        for (source, refused) in failures.into_iter().take(MOST_SOURCES.saturating_sub(self.failures.len())) {
+            let used = tries.get(&source).map(|used| used.duration());
+            self.failures.get_or_insert_with(source, || Damping::recalled(refused.duration(), used, then));
         }
         for Claim { source, credential } in known.into_iter().take(MOST_KNOWN.saturating_sub(self.known.len())) {
             self.known.insert((source, credential), ());
@@ -210,7 +269,19 @@ impl SourceReputation {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::identity::{Credential, Keys};
+    use crate::{
+        admission::reputation::damping::{FORGIVEN_IN, TOLERATED},
+        identity::{Credential, Keys},
+    };
+
+    /// Whether a client with this credential is kept out.
+    fn is_damped_as(reputation: &SourceReputation, source: IpAddr, credential: CredentialKey, now: Instant) -> bool {
+        reputation.may_try(Claim { source: source.into(), credential }, now).is_none()
+    }
+
+    fn fails(reputation: &SourceReputation, source: IpAddr, credential: CredentialKey, now: Instant) {
+        reputation.failed(source, credential, LoginTry::default(), now);
+    }
 
     #[test]
     fn a_source_that_fails_too_often_waits_and_nobody_else() {
@@ -220,24 +291,23 @@ mod tests {
         source_reputation.succeeded(bad, mine);
         for n in 0..TOLERATED {
             assert!(!source_reputation.is_damped(bad, now), "{n}");
-            source_reputation.failed(bad, claimed, now);
+            fails(&source_reputation, bad, claimed, now);
         }
-        assert!(source_reputation.is_damped(bad, now) && source_reputation.is_damped_as(bad, claimed, now));
-        assert!(!source_reputation.is_damped_as(bad, mine, now), "its neighbour, who logged in before");
-        assert!(!source_reputation.is_damped(good, now) && !source_reputation.is_damped_as(good, claimed, now));
-        // Its own good name is lost with one bad try.
-        source_reputation.failed(bad, mine, now);
-        assert!(source_reputation.is_damped_as(bad, mine, now));
+        assert!(source_reputation.is_damped(bad, now) && is_damped_as(&source_reputation, bad, claimed, now));
+        assert!(!is_damped_as(&source_reputation, bad, mine, now), "its neighbour, who logged in before");
+        assert!(!source_reputation.is_damped(good, now) && !is_damped_as(&source_reputation, good, claimed, now));
+        // Its own good name is lost with one bad try, which does not count among the others.
+        let before = source_reputation.remembered(now).failures;
+        fails(&source_reputation, bad, mine, now);
+        assert_eq!(source_reputation.remembered(now).failures, before);
+        assert!(is_damped_as(&source_reputation, bad, mine, now));
         assert_eq!(source_reputation.before_connect(bad, now), BeforeConnect::Paced);
         assert_eq!(source_reputation.before_connect(good, now), BeforeConnect::Free);
 
         let tries = (0..1000).filter(|n| {
             let at = now + Duration::from_millis(10 * n);
-            let tried = !source_reputation.is_damped(bad, at);
-            if tried {
-                source_reputation.failed(bad, claimed, at);
-            }
-            tried
+            let login_try = source_reputation.may_try(Claim { source: bad.into(), credential: claimed }, at);
+            login_try.map(|login_try| source_reputation.failed(bad, claimed, login_try, at)).is_some()
         });
         let tries = tries.count();
         assert!((45..=55).contains(&tries), "{tries} in ten seconds");
@@ -251,7 +321,7 @@ mod tests {
         let source = "192.0.2.66".parse::<IpAddr>().unwrap();
         for _ in 0..TOLERATED {
             assert_eq!(source_reputation.before_connect(source, now), BeforeConnect::Free);
-            source_reputation.failed(source, keys.credential(Credential::User("claimed")), now);
+            fails(&source_reputation, source, keys.credential(Credential::User("claimed")), now);
         }
         assert_eq!(source_reputation.before_connect(source, now), BeforeConnect::Damped);
         source_reputation.passed_through(source);
@@ -276,7 +346,7 @@ mod tests {
         for n in 0..MOST_KNOWN as u32 + 10 {
             let source = IpAddr::from(n.to_be_bytes());
             let credential = keys.credential(Credential::Nothing);
-            source_reputation.failed(source, credential, now);
+            fails(&source_reputation, source, credential, now);
             source_reputation.succeeded(source, credential);
         }
         assert!(source_reputation.failures.len() <= MOST_SOURCES && source_reputation.known.len() <= MOST_KNOWN);
@@ -291,8 +361,8 @@ mod tests {
         let [mine, theirs] = ["mine", "theirs"].map(|user| keys.credential(Credential::User(user)));
         old.succeeded(bad, mine);
         old.succeeded(v6, theirs);
-        (0..TOLERATED + 10).for_each(|_| old.failed(bad, theirs, now));
-        (0..10 * TOLERATED).for_each(|_| old.failed(worse, theirs, now));
+        (0..TOLERATED + 10).for_each(|_| fails(&old, bad, theirs, now));
+        (0..10 * TOLERATED).for_each(|_| fails(&old, worse, theirs, now));
         old.kept_silent(v6, now);
         let (then, there) = (now + Duration::from_secs(1), now + Duration::from_secs(1000));
         let text = serde_json::to_string(&old.remembered(then)).unwrap();
@@ -306,8 +376,8 @@ mod tests {
                 assert_eq!(old.is_prompt(source, then), new.is_prompt(source, there));
                 assert_eq!(old.fails(source, then), new.fails(source, there));
                 for credential in [mine, theirs] {
-                    let was = old.is_damped_as(source, credential, then);
-                    assert_eq!(was, new.is_damped_as(source, credential, there));
+                    let was = is_damped_as(&old, source, credential, then);
+                    assert_eq!(was, is_damped_as(&new, source, credential, there));
                     let claim = Claim { source: source.into(), credential };
                     assert_eq!(old.is_known(claim), new.is_known(claim));
                 }
@@ -320,7 +390,7 @@ mod tests {
         };
         let third = SourceReputation::default();
         third.recall(made_up, now);
-        third.failed(bad, theirs, now);
+        fails(&third, bad, theirs, now);
         assert!(third.is_damped(bad, now) && third.known.len() == 1);
     }
 }

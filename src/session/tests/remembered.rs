@@ -10,7 +10,7 @@ use proptest::prelude::*;
 
 use super::plan_agreement;
 use crate::{
-    admission::Login,
+    admission::{Login, LoginTry},
     identity::{ClientKey, Credential, Keys},
     session::{
         remembered::{NotRemembered, Remembered},
@@ -57,7 +57,7 @@ fn another_process_knows_what_this_one_knew() {
     old.admission.kicked().keep_away(logins[3].client, now + Duration::from_secs(60));
     old.admission.pause();
     let bad = source(5000);
-    (0..200).for_each(|n| old.admission.source_reputation().failed(bad, logins[n].key, now));
+    (0..200).for_each(|n| old.admission.source_reputation().failed(bad, logins[n].key, LoginTry::default(), now));
     let [drained, down, up] = [0, 1, 2].map(|n| old.servers.iter().nth(n).unwrap());
     assert!(matches!(old.servers.drain(drained.id()), Drained::Done(_)));
     assert!(down.dial_failed(Port::Client, now, &mut rng).is_some());
