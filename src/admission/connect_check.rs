@@ -182,10 +182,12 @@ impl<W: Waiter> Admission<W> {
         AccountSlot::of_move(account).with_source(self.source_key(source))
     }
 
-    /// The quotas and the rate of the account of a client that holds a server's slot already.
+    /// The quotas of a client that holds a server's slot already, and the rates of its user and its name. Where the
+    /// fleet shares a quota the slot may [wait for a place](AccountSlot::waits_for). Once it has all of them its
+    /// account is to be [paid](Self::pay_account).
     ///
     /// # Errors
-    /// The reason to refuse with; nothing is taken then.
+    /// The reason to refuse with. No slot is held then.
     pub fn enter_account(&self, client: &Client, now: Instant) -> Result<AccountSlot, Refusal> {
         if self.is_draining() {
             return Err(Refusal::Draining);
@@ -196,7 +198,17 @@ impl<W: Waiter> Admission<W> {
         if self.is_observing() {
             return Ok(self.observe_account(client, now));
         }
-        let account = self.enter_quotas(client, now, now)?;
+        self.enter_quotas_by(client, (now, now), true)
+    }
+
+    /// The rate of the account of such a client, which has its places.
+    ///
+    /// # Errors
+    /// [`Refusal::AccountRate`].
+    pub fn pay_account(&self, account: AccountSlot, client: &Client, now: Instant) -> Result<AccountSlot, Refusal> {
+        if self.is_observing() {
+            return Ok(account);
+        }
         if !account.take_token(now) {
             return Err(Refusal::AccountRate);
         }
@@ -207,19 +219,20 @@ impl<W: Waiter> Admission<W> {
     /// Takes a slot in every quota that a client falls under; its token of a rate by user or name may come until
     /// `latest`.
     pub(super) fn enter_quotas(&self, client: &Client, now: Instant, latest: Instant) -> Result<AccountSlot, Refusal> {
-        let may_wait = latest > now && !self.is_observing();
+        self.enter_quotas_by(client, (now, latest), latest > now && !self.is_observing())
+    }
+
+    /// The same; `may_wait` says whether the slot may be one that waits for places.
+    fn enter_quotas_by(
+        &self,
+        client: &Client,
+        (now, latest): (Instant, Instant),
+        may_wait: bool,
+    ) -> Result<AccountSlot, Refusal> {
         if *client.account == *UNKNOWN_ACCOUNT {
             self.accounts.are_named(self.servers.tell_accounts(), now);
         }
-        let entered = match may_wait {
-            true => self.accounts.enter_or_wait(&client.account, client.proof, now),
-            false => self.accounts.enter(&client.account, client.proof, now),
-        };
-        let entered = entered.or_else(|reached| match client.is_leafnode {
-            true => self.accounts.enter_leafnode(&client.account, client.proof, now),
-            false => Err(reached),
-        });
-        let account = entered.map_err(|_| Refusal::AccountQuota)?;
+        let account = self.enter_connection((&client.account, client.is_leafnode), client.proof, may_wait, now)?;
         let account = match client.is_leafnode {
             true => self.with_leafnode(account, client.proof, now)?,
             false => account,
@@ -232,6 +245,29 @@ impl<W: Waiter> Admission<W> {
         let other_quotas =
             self.users_and_names.enter(&client.quota_identity, client.proof, (now, latest), may_wait, &self.warned)?;
         Ok(account.with_other_quotas(other_quotas))
+    }
+
+    /// Takes a connection slot of an account; one that waits for a place of the lease only where it `may_wait`.
+    ///
+    /// # Errors
+    /// [`Refusal::AccountQuota`]: there is none.
+    pub(super) fn enter_connection(
+        &self,
+        (name, is_leafnode): (&Arc<str>, bool),
+        proof: Proof,
+        may_wait: bool,
+        now: Instant,
+    ) -> Result<AccountSlot, Refusal> {
+        let accounts = &self.accounts;
+        let entered = match (is_leafnode, may_wait) {
+            (false, true) => accounts.enter_or_wait(name, proof, now),
+            (false, false) => accounts.enter(name, proof, now),
+            (true, _) => accounts
+                .enter(name, proof, now)
+                .or_else(|_| accounts.enter_leafnode(name, proof, now))
+                .or_else(|full| if may_wait { accounts.enter_or_wait(name, proof, now) } else { Err(full) }),
+        };
+        entered.map_err(|_| Refusal::AccountQuota)
     }
 
     /// Takes a place among the leafnodes of its account for a slot.

@@ -145,7 +145,8 @@ impl<W: Waiter> Admission<W> {
         }
     }
 
-    /// A slot in the account that a server has named, for a client that holds one in the account that it claimed.
+    /// A slot in the account that a server has named, for a client that holds one in the account that it claimed. Where
+    /// the fleet shares the quota it may [wait for its place](AccountSlot::waits_for).
     ///
     /// # Errors
     /// [`Refusal::AccountQuota`] or [`Refusal::AccountLeafnodeQuota`], in enforce mode; nothing is taken then.
@@ -153,18 +154,13 @@ impl<W: Waiter> Admission<W> {
         if let Some(Would::Refuse(reason)) = before.would() {
             return Ok(self.extra(named, reason, now));
         }
-        let entered = match before.is_of_leafnode() {
-            true => self.enter_named_leafnode(named, now),
-            false => self.accounts.enter(named, Proof::Known, now).map_err(|_| Refusal::AccountQuota),
-        };
+        let is_leafnode = before.is_of_leafnode();
+        let entered = self.enter_connection((named, is_leafnode), Proof::Known, !self.is_observing(), now);
+        let entered = entered.and_then(|slot| match is_leafnode {
+            true => self.with_leafnode(slot, Proof::Known, now),
+            false => Ok(slot),
+        });
         entered.or_else(|reason| self.unless_observing(reason).map(|reason| self.extra(named, reason, now)))
-    }
-
-    fn enter_named_leafnode(&self, named: &Arc<str>, now: Instant) -> Result<AccountSlot, Refusal> {
-        let accounts = &self.accounts;
-        let entered = accounts.enter(named, Proof::Known, now);
-        let entered = entered.or_else(|_| accounts.enter_leafnode(named, Proof::Known, now));
-        self.with_leafnode(entered.map_err(|_| Refusal::AccountQuota)?, Proof::Known, now)
     }
 
     /// A server has let a client in: what it only claimed until now is its own.

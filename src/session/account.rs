@@ -94,7 +94,9 @@ const LEASE_WITHIN: Duration = Duration::from_millis(1000);
 const ASK_AGAIN: Duration = Duration::from_millis(10);
 
 /// Enters the quotas of an account, for a client that has a connection to a server already. Where the fleet shares them
-/// and this weir has had no client of the account, a place of the lease comes with the next write.
+/// and this weir has no place left, a place of the lease comes with the next write: `enter` returns a slot that
+/// [waits for it](AccountSlot::waits_for). It is called once, since it takes tokens of rates; again only while it finds
+/// no place among the leafnodes of the account, which it asks for before it takes a token.
 pub(super) async fn enter_shared(
     shared: &Shared,
     account: &Arc<str>,
@@ -102,28 +104,29 @@ pub(super) async fn enter_shared(
 ) -> Result<AccountSlot, Refusal> {
     let until = now() + LEASE_WITHIN;
     let mut waits = None;
-    loop {
+    let mut slot = loop {
         let reason = match enter() {
-            Err(
-                reason @ (Refusal::AccountQuota
-                | Refusal::AccountLeafnodeQuota
-                | Refusal::UserQuota
-                | Refusal::NameQuota),
-            ) if now() < until => reason,
-            entered => return entered,
+            Err(reason @ Refusal::AccountLeafnodeQuota) if now() < until => reason,
+            entered => break entered?,
         };
         if waits.is_none() {
             let admission = &shared.admission;
-            waits = admission.accounts().find(account).and_then(|account| match reason {
-                Refusal::AccountLeafnodeQuota => admission.leafnodes().wait(&account, now()),
-                _ => account.allowance()?.wait(now()),
-            });
+            let account = admission.accounts().find(account);
+            waits = account.and_then(|account| admission.leafnodes().wait(&account, now()));
         }
         if waits.as_ref().is_none_or(LeaseWait::is_in_vain) {
             return Err(reason);
         }
         sleep(ASK_AGAIN).await;
+    };
+    drop(waits);
+    while !slot.take_places(now()) {
+        if now() >= until || slot.waits_in_vain() {
+            return Err(slot.waits_for().unwrap_or(Refusal::AccountQuota));
+        }
+        sleep(ASK_AGAIN).await;
     }
+    Ok(slot)
 }
 
 impl UnknownAccount {

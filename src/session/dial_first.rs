@@ -288,7 +288,9 @@ impl DialFirst {
             return Begin::Queue;
         }
         let enter = || cx.shared.admission.enter_account(client, now());
-        let mut account = match enter_shared(&cx.shared, &client.account, enter).await {
+        let entered = enter_shared(&cx.shared, &client.account, enter).await;
+        let entered = entered.and_then(|account| cx.shared.admission.pay_account(account, client, now()));
+        let mut account = match entered {
             Ok(account) => account,
             Err(reason) => {
                 server.close().await;

@@ -1,10 +1,10 @@
 //! What weir remembers of sources: whose logins the servers keep refusing, and whose clients keep servers waiting.
 //!
 //! Each refused login has taken a turn of the pace, and a place in the quota of whatever account it claims. A source
-//! with too many of them is damped ([`damping`](super::damping)): most of its clients are refused, and the accounts that
-//! they claim notice nothing. Not so a client whose credential has logged in from there. Where that is seen only after
-//! the dial, since the client signs the server's nonce or its TLS ends there, clients of a source from which somebody
-//! has logged in are dialled at a small rate.
+//! with too many of them is damped ([`damping`](super::damping)): most of its clients are refused, and the accounts
+//! that they claim notice nothing. Not so a client whose credential has logged in from there. Where that is seen only
+//! after the dial, since the client signs the server's nonce or its TLS ends there, clients of a source from which
+//! somebody has logged in are dialled at a small rate.
 
 use std::{
     collections::HashMap,

@@ -1,5 +1,7 @@
-//! What a session is beside the others: its size while idle, and that it decides as `weir plan` does.
+//! What a session is beside the others: its size while idle, that it decides as `weir plan` does,
+//! and what it takes of the quotas that a fleet shares.
 
+mod enter_shared;
 mod plan_agreement;
 mod remembered;
 

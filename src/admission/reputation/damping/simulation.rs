@@ -228,8 +228,8 @@ fn who_guesses_without_pause_has_no_burst() {
     }
 }
 
-/// Some clients of the address fail all the time, at more than 5 a second; then good ones come that are not known. Where
-/// these come at once they have to come once more, every other one of them: without tries all or none get in.
+/// Some clients of the address fail all the time, at more than 5 a second; then good ones come that are not known.
+/// Where these come at once every other one has to come once more: without tries all or none get in.
 #[test]
 fn good_clients_are_kept_out_about_as_often_as_by_refused_logins_alone() {
     for (bad, good, within) in [(0, 5000, SECOND), (12, 200, SECOND), (20, 300, SECOND), (20, 100, 100 * SECOND)] {
