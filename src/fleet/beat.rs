@@ -206,6 +206,13 @@ pub struct Beat {
     /// Accounts of this span that are not in `accounts` are not in use at this weir. Absent: nothing follows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub all_of: Option<Span>,
+    /// It uses more limited accounts than it tells of: what it leaves out, also within `all_of`, may be in use there.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub leaves_out: bool,
+}
+
+fn is_false(it: &bool) -> bool {
+    !it
 }
 
 /// Why a message is no beat.
@@ -243,6 +250,7 @@ impl Beat {
             servers: BTreeMap::new(),
             accounts: BTreeMap::new(),
             all_of: None,
+            leaves_out: false,
         }
     }
 
@@ -308,7 +316,7 @@ impl Beat {
         beat.rates = beat.rates.into_iter().take(MOST_RATES).collect();
         if beat.accounts.len() > MOST_ACCOUNTS {
             beat.accounts = beat.accounts.into_iter().take(MOST_ACCOUNTS).collect();
-            beat.all_of = None;
+            (beat.all_of, beat.leaves_out) = (None, true);
         }
         beat
     }
@@ -372,6 +380,7 @@ mod tests {
             servers: [(keys.of(Kind::Server, "n1"), server)].into(),
             accounts: [(keys.of(Kind::Account, "A"), account)].into(),
             all_of: Some((Key::LOWEST, Key::HIGHEST)),
+            leaves_out: true,
         }
     }
 

@@ -20,6 +20,7 @@ use crate::{
     fleet::{
         beat::{AccountBeat, Beat, Bye, ServerBeat},
         key::Key,
+        lease::Holder,
         member::MemberId,
         takeover::PeerState,
     },
@@ -354,6 +355,10 @@ impl Peers {
         let others = self.accounts - accounts.len();
         let room = if counts { MOST_ACCOUNTS.saturating_sub(others) } else { 0 };
         let unused = accounts.take(&mut beat, room);
+        if !counts {
+            // What a stranger says of accounts is not remembered, so that it has told nothing.
+            accounts = PeerAccounts::default();
+        }
         self.accounts = others + accounts.len();
         let beat = Arc::new(beat);
         let peer = self.peers.entry(beat.id.clone()).or_insert_with(|| Peer {
@@ -447,7 +452,7 @@ impl Peers {
     pub fn states(&self, now: Instant) -> Vec<PeerState> {
         let state = |peer: &Peer| {
             let mut beat = Beat::clone(&peer.last);
-            (beat.accounts, beat.all_of) = (peer.accounts.all().clone(), None);
+            (beat.accounts, beat.all_of) = (peer.accounts.all().clone(), peer.accounts.all_of());
             PeerState { beat, heard: Lapse::since(peer.heard_at, now) }
         };
         self.iter().map(state).collect()
@@ -496,6 +501,12 @@ impl Peers {
             Some(PeerReport { run: peer.last.run, sent, began, held, open, taken, released })
         };
         self.iter().filter_map(report).collect()
+    }
+
+    /// Those of whose connections of an account nothing is known yet, or ever.
+    pub fn untold(&self, key: Key) -> Vec<Holder> {
+        let untold = self.iter().filter(|peer| !peer.accounts.has_told(key));
+        untold.map(|peer| Holder::new(peer.id(), peer.last.run)).collect()
     }
 
     /// How many beats were ignored for this reason.

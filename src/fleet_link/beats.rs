@@ -115,7 +115,11 @@ impl FleetLink {
 pub(super) fn next_in_full(link: &FleetLink, shared: &Shared) -> Beat {
     link.fleet.link().begin_beat(link.told().n + 1);
     let mut beat = gather(link, shared);
-    beat.accounts = shared.admission.accounts().told(MOST_TOLD).into_iter().collect();
+    // One more than is told shows that there is more.
+    let mut accounts = shared.admission.accounts().told(MOST_TOLD + 1);
+    beat.leaves_out = accounts.len() > MOST_TOLD;
+    accounts.truncate(MOST_TOLD);
+    beat.accounts = accounts.into_iter().collect();
     let told = link.told();
     beat.n = told.n + 1;
     told.before.add_to(&mut beat);
@@ -173,7 +177,8 @@ impl Sender {
             self.accounts.insert(*key, one.clone());
             beat.accounts.insert(*key, one.clone());
         }
-        self.from = span.next().map(|(key, _)| *key);
+        // The next span begins where this one ends, so that together they are all keys.
+        self.from = span.next().map(|_| last);
         beat.all_of = Some((first, if self.from.is_some() { last } else { Key::HIGHEST }));
     }
 

@@ -154,3 +154,29 @@ async fn who_comes_past_all_weirs_counts_and_leaves_room_to_them() {
     drop(clients);
     fleet.assert_idle().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_another_weir_has_is_not_past_all_weirs_before_that_one_has_told_it() {
+    let cluster = Cluster::start(3, |server| server.jetstream().with(&accounts())).await;
+    cluster.has_jetstream().await;
+    let of_all = with_quota(WeirConfig::of(&cluster).cluster(SYSTEM));
+    let mut fleet = Fleet::start(2, &of_all).await;
+    let mut clients = Vec::new();
+    for _ in 0..2 * PAST {
+        clients.push(RawClient::connect(&fleet.weirs[1].address, &orders()).await);
+    }
+    // The first weir of all writes what is past weir. It begins anew, and knows of no account of the other one.
+    fleet.weirs[0].kill9();
+    let first = fleet::config(&of_all, 1).start().await;
+    clients.push(RawClient::connect(&first.address, &orders()).await);
+    eventually(PATIENCE, "the other weir has told what it has", async || {
+        let seen = fleet::fleetz(&first).await["quotas"].clone();
+        let quota = &seen[0];
+        assert!(quota.is_null() || quota["past"] == 0, "nobody came past weir: {seen}");
+        let weirs = quota["weirs"].as_array().cloned().unwrap_or_default();
+        let held = weirs.iter().find(|one| one["id"] == "weir-2").map(|one| one["held"].clone());
+        if held == Some(serde_json::json!(2 * PAST)) { Ok(()) } else { Err(seen) }
+    })
+    .await;
+    are_past(&Fleet { weirs: vec![first] }, 0).await;
+}

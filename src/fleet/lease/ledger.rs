@@ -236,13 +236,21 @@ impl Ledger {
     /// The servers have so many connections under a quota that are neither of this weir nor of those that it
     /// [hears](Self::heard), by a reading that `began` then. To be called when it is known what those had meanwhile.
     pub fn beyond_live(&mut self, now: Instant, key: LeaseKey, many: u32, began: Instant) {
-        self.beyond_live_within(now, key, (many, many), began);
+        self.beyond_live_within(now, key, (many, many), began, Vec::new());
     }
 
-    /// The same, where it is known that they are at least and at most so many.
-    pub fn beyond_live_within(&mut self, now: Instant, key: LeaseKey, many: (u32, u32), began: Instant) {
+    /// The same, where it is known that they are at least and at most so many, and that `untold` have not told what
+    /// they had under this quota: what they had is among them.
+    pub fn beyond_live_within(
+        &mut self,
+        now: Instant,
+        key: LeaseKey,
+        many: (u32, u32),
+        began: Instant,
+        untold: Vec<Holder>,
+    ) {
         let Some(quota) = self.quotas.get_mut(&key) else { return };
-        quota.beyond_live(now, many, began);
+        quota.beyond_live(now, many, began, untold);
         if quota.differs_past() || quota.is_of_server() {
             self.due.mark(key, quota);
         }

@@ -11,6 +11,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::fleet::lease::Holder;
+
 /// Readings are gathered for this long before a record is changed by them, and only as far as none of them says
 /// otherwise: it does not flap while clients come and go.
 const PAST_STAYS: Duration = Duration::from_millis(300);
@@ -35,6 +37,8 @@ struct Told {
 #[derive(Debug)]
 pub(super) struct Past {
     told: Option<Told>,
+    /// Weirs that are heard and have not told what they had in those readings, and the leases that they had then.
+    untold: Vec<(u32, Holder)>,
     /// When a reading was told last, or could not have been before.
     known_at: Instant,
     /// The term in which that was.
@@ -55,7 +59,7 @@ pub(super) struct Around {
     /// Readings from before this say nothing of how few there are: the record has changed since, or the connections
     /// of a weir counted as that weir's until then.
     pub sure_after: Instant,
-    /// The leases of weirs that are not heard.
+    /// The leases of weirs that are not heard, or have not told what they had.
     pub unheard: u32,
     /// What weirs hold beyond their leases.
     pub uncovered: u32,
@@ -63,7 +67,7 @@ pub(super) struct Around {
 
 impl Past {
     pub fn new(now: Instant) -> Self {
-        Self { told: None, known_at: now, term: 0, term_since: now }
+        Self { told: None, untold: Vec::new(), known_at: now, term: 0, term_since: now }
     }
 
     /// Readings may come from now on.
@@ -72,8 +76,9 @@ impl Past {
     }
 
     /// A reading that began at `began` has shown so many connections that are neither of this weir nor of those that it
-    /// hears: at least and at most, since nobody knows which of those under way it has counted.
-    pub fn told(&mut self, now: Instant, (least, most): (u32, u32), began: Instant) {
+    /// hears: at least and at most, since nobody knows which of those under way it has counted. Among them is what weirs
+    /// have that it hears and that are `untold`.
+    pub fn told(&mut self, now: Instant, (least, most): (u32, u32), began: Instant, untold: Vec<(u32, Holder)>) {
         let before = self.told.filter(|told| told.last_began < began);
         if before.is_none() && self.told.is_some() {
             // It was overtaken.
@@ -82,6 +87,15 @@ impl Past {
         self.known_at = now;
         let new = Told { least, most, last: most, since: now, began, last_began: began };
         let gathered = before.filter(|told| now.saturating_duration_since(told.since) < PAST_STAYS);
+        if gathered.is_none() {
+            self.untold.clear();
+        }
+        for (lease, holder) in untold {
+            match self.untold.iter_mut().find(|(_, one)| *one == holder) {
+                Some((most, _)) => *most = lease.max(*most),
+                None => self.untold.push((lease, holder)),
+            }
+        }
         self.told = Some(gathered.map_or(new, |told| Told {
             least: told.least.min(least),
             most: told.most.max(most),
@@ -91,6 +105,11 @@ impl Past {
         }));
     }
 
+    /// The lease that a weir had that has not told what it had in those readings; `None`: it has.
+    pub fn untold(&self, holder: &Holder) -> Option<u32> {
+        self.untold.iter().find(|(_, one)| one == holder).map(|(lease, _)| *lease)
+    }
+
     /// By the last reading, so many at most.
     pub fn last(&self) -> Option<u32> {
         self.told.map(|told| told.last)
@@ -98,7 +117,8 @@ impl Past {
 
     /// Whether readings say otherwise than a record that says `recorded`, so that it may change.
     pub fn differs(&self, recorded: u32) -> bool {
-        self.told.is_some_and(|told| !(told.least..=told.most).contains(&recorded))
+        let untold = self.untold.iter().map(|(lease, _)| *lease).fold(0, u32::saturating_add);
+        self.told.is_some_and(|told| !(told.least.saturating_sub(untold)..=told.most).contains(&recorded))
     }
 
     /// Whether readings come.
@@ -147,9 +167,9 @@ mod tests {
         let around = |now, term| Around { now, awake_since: began, term, sure_after: began, unheard: 0, uncovered: 0 };
         let mut past = Past::new(began);
         assert_eq!(past.should_be(4, around(at(1), 1)), 4);
-        past.told(at(3), (2, 2), at(2));
+        past.told(at(3), (2, 2), at(2), Vec::new());
         assert_eq!(past.should_be(4, around(at(9), 2)), 4, "4 may have come since");
-        past.told(at(11), (2, 2), at(10));
+        past.told(at(11), (2, 2), at(10), Vec::new());
         assert_eq!(past.should_be(4, around(at(12), 2)), 2);
     }
 
@@ -161,16 +181,16 @@ mod tests {
             |ms| Around { now: at(ms), awake_since: began, term: 1, sure_after: began, unheard: 0, uncovered: 0 };
         let mut past = Past::new(began);
         assert_eq!(past.should_be(0, around(10)), 0, "nothing is known");
-        past.told(at(100), (20, 20), at(50));
-        past.told(at(150), (7, 7), at(40));
+        past.told(at(100), (20, 20), at(50), Vec::new());
+        past.told(at(150), (7, 7), at(40), Vec::new());
         assert_eq!((past.should_be(0, around(399)), past.should_be(0, around(400))), (0, 20));
         // They come and go: it moves only as far as none says otherwise.
-        past.told(at(1000), (20, 25), at(900));
-        past.told(at(1200), (18, 21), at(1100));
+        past.told(at(1000), (20, 25), at(900), Vec::new());
+        past.told(at(1200), (18, 21), at(1100), Vec::new());
         assert_eq!(past.should_be(20, around(1300)), 20);
         assert_eq!((past.should_be(17, around(1300)), past.should_be(30, around(1300))), (18, 25));
         assert_eq!(past.last(), Some(21), "whoever must not be over a limit goes by what was seen last");
-        past.told(at(1290), (20, 20), at(1280));
+        past.told(at(1290), (20, 20), at(1280), Vec::new());
         assert_eq!(past.should_be(17, around(1300)), 18, "the fewest of them");
         let sure_after = at(950);
         assert_eq!(past.should_be(30, Around { sure_after, ..around(1300) }), 30, "the reading is older");
@@ -183,7 +203,7 @@ mod tests {
         let at = |ms| began + Duration::from_millis(ms);
         let around = Around { now: at(500), awake_since: began, term: 1, sure_after: began, unheard: 0, uncovered: 0 };
         let mut past = Past::new(began);
-        past.told(at(100), (30, 30), at(50));
+        past.told(at(100), (30, 30), at(50), Vec::new());
         let should_be = |past: &mut Past, recorded| {
             [(0, 0), (10, 0), (40, 0), (0, 5)]
                 .map(|(unheard, uncovered)| past.should_be(recorded, Around { unheard, uncovered, ..around }))
@@ -206,7 +226,7 @@ mod tests {
         };
         let mut past = Past::new(began);
         assert_eq!((past.should_be(20, around(1)), past.should_be(20, around(31))), (20, 3));
-        past.told(at(40), (20, 20), at(40));
+        past.told(at(40), (20, 20), at(40), Vec::new());
         assert_eq!((past.should_be(20, around(69)), past.should_be(20, around(70))), (20, 3));
         let stopped = Around { term: 2, ..around(200) };
         assert_eq!(past.should_be(20, stopped), 20, "it did not run");

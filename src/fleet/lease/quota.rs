@@ -290,8 +290,10 @@ impl SharedQuota {
     }
 
     /// See [`super::ledger::Ledger::beyond_live`]: at least and at most so many.
-    pub fn beyond_live(&mut self, now: Instant, many: (u32, u32), began: Instant) {
-        self.past.told(now, many, began);
+    pub fn beyond_live(&mut self, now: Instant, many: (u32, u32), began: Instant, untold: Vec<Holder>) {
+        let lease = |holder: &Holder| self.record.l.get(holder).map_or(0, |entry| entry.n);
+        let untold = untold.into_iter().map(|holder| (lease(&holder), holder)).collect();
+        self.past.told(now, many, began, untold);
     }
 
     /// Whether this weir knows from the servers what came past weir.
@@ -487,8 +489,14 @@ impl SharedQuota {
     fn around(&self, moment: &Moment<'_>, held: u32, record: &Record) -> Around {
         let &Moment { now, awake_since, me, heard, term, silent_since, .. } = moment;
         let lease = |holder: &Holder| record.l.get(holder).map_or(0, |entry| entry.n);
-        let unheard = record.l.iter().filter(|(holder, _)| *holder != me && !heard.contains_key(holder));
-        let unheard = unheard.map(|(_, entry)| entry.n).fold(0, u32::saturating_add);
+        // What a weir may have had in a reading of which it has told nothing: it may have given back since.
+        let may_have_had = |(holder, entry): (&Holder, &super::record::Entry)| match self.past.untold(holder) {
+            Some(lease) => lease.max(entry.n),
+            None if heard.contains_key(holder) => 0,
+            None => entry.n,
+        };
+        let others = record.l.iter().filter(|(holder, _)| *holder != me);
+        let unheard = others.map(may_have_had).fold(0, u32::saturating_add);
         let others = self.reports.iter().map(|(holder, one)| (holder, one.held));
         let uncovered = others.chain([(me, held)]).map(|(holder, held)| held.saturating_sub(lease(holder)));
         let uncovered = uncovered.fold(0, u32::saturating_add);

@@ -139,11 +139,17 @@ impl Accounts {
         if sure.is_empty() {
             return;
         }
+        // Apart from the ledger, so that no lock is held while another one is waited for.
+        let untold: Vec<_> = {
+            let peers = by_key.fleet.peers();
+            let of = |account: &Account| account.allowance().map(|one| peers.untold(one.key().key)).unwrap_or_default();
+            sure.iter().map(|(_, account)| of(account)).collect()
+        };
         let mut ledger = by_key.fleet.ledger();
-        for (_, account) in sure {
+        for ((_, account), untold) in sure.iter().zip(untold) {
             if let (Some(allowance), Some((past, asked))) = (account.allowance(), account.connections.settle_reading())
             {
-                ledger.beyond_live_within(now, allowance.key(), past, asked);
+                ledger.beyond_live_within(now, allowance.key(), past, asked, untold);
             }
         }
     }
@@ -173,7 +179,7 @@ mod tests {
     use super::*;
     use crate::{
         admission::{AccountLimits, Proof, Quota},
-        fleet::{beat::Beat, member::MemberId, peers::Vouch},
+        fleet::{beat::Beat, lease::Holder, member::MemberId, peers::Vouch},
     };
 
     fn fleet() -> Arc<Fleet> {
@@ -225,5 +231,34 @@ mod tests {
         drop((held, _b));
         accounts.sweep(now + 100 * second);
         assert!(accounts.told(10).is_empty() && accounts.by_key.get().unwrap().accounts.is_empty());
+    }
+
+    #[test]
+    fn it_is_known_of_which_accounts_a_peer_has_not_told() {
+        let fleet = fleet();
+        let key = fleet.keys().of(Kind::Account, "A");
+        let mut run = 0;
+        let mut untold = |beats: &[Beat]| {
+            run += 1;
+            for (n, beat) in (1..).zip(beats) {
+                let beat = Beat { run, n, ..beat.clone() };
+                fleet.peers().heard(Instant::now(), beat, Vouch::Unknown).unwrap();
+            }
+            let untold = fleet.peers().untold(key);
+            untold == [Holder::new(&MemberId::new("peer").unwrap(), run)]
+        };
+        let changed = Beat { all_of: None, ..beat(1, 1, &[]) };
+        let (uses, uses_none) = (beat(1, 1, &[(key, 6)]), beat(1, 1, &[]));
+        let span = |first, last| Beat { all_of: Some((first, last)), ..changed.clone() };
+        let (below, above) = (span(Key::LOWEST, key), span(key, Key::HIGHEST));
+        assert!(untold(std::slice::from_ref(&changed)), "it has told only what has changed");
+        assert!(untold(&[span(Key::LOWEST, Key::LOWEST), span(Key::HIGHEST, Key::HIGHEST)]));
+        assert!(!untold(&[uses_none.clone(), changed.clone()]), "it does not use it");
+        assert!(!untold(std::slice::from_ref(&below)) && !untold(&[above, changed.clone()]));
+        assert!(!untold(&[Beat { accounts: uses.accounts.clone(), ..changed.clone() }]));
+        let leaves_out = |of: &Beat| Beat { leaves_out: true, ..of.clone() };
+        assert!(untold(&[leaves_out(&uses_none)]), "it uses more than it tells");
+        assert!(!untold(&[leaves_out(&uses)]));
+        assert!(untold(&[leaves_out(&uses), leaves_out(&uses_none)]), "it may use it still");
     }
 }

@@ -62,6 +62,8 @@ pub struct Reading {
 pub struct Senses {
     /// When the last beat of each other weir was sent, and when it came.
     heard: std::collections::BTreeMap<usize, (Time, Time)>,
+    /// Those of them that have told what they have of the account: no beat has all accounts.
+    told: std::collections::BTreeSet<usize>,
     /// The last reading, as long as not all who are heard have told since.
     reading: Option<Reading>,
 }
@@ -92,12 +94,13 @@ impl World {
                 && self.weirs[other].network != Network::Nothing
                 && let Some(after) = self.way()
             {
-                self.later(after, Event::Hears(other, weir, self.at, (held, leased)));
+                let is_full = !self.has_many_accounts || self.rng.u32(..if self.is_healed { 4 } else { 16 }) == 0;
+                self.later(after, Event::Hears(other, weir, self.at, (held, leased, is_full)));
             }
         }
     }
 
-    pub(super) fn hears(&mut self, weir: usize, of: usize, sent: Time, (held, leased): (u32, bool)) {
+    pub(super) fn hears(&mut self, weir: usize, of: usize, sent: Time, (held, leased, is_full): (u32, bool, bool)) {
         let holder = self.weirs[of].holder.clone();
         let (at, one) = (self.at, &mut self.weirs[weir]);
         if one.senses.heard.get(&of).is_some_and(|(last, _)| *last >= sent) {
@@ -106,7 +109,13 @@ impl World {
         one.senses.heard.insert(of, (sent, at));
         let now = one.now(at);
         one.ledger.heard(now, &holder);
-        one.ledger.reported(now, &holder, key(), held, leased);
+        // What has been told once is told again as it changes.
+        if is_full {
+            one.senses.told.insert(of);
+        }
+        if one.senses.told.contains(&of) {
+            one.ledger.reported(now, &holder, key(), held, leased);
+        }
         self.judge(weir);
     }
 
@@ -119,6 +128,7 @@ impl World {
             let holder = self.weirs[of].holder.clone();
             let one = &mut self.weirs[weir];
             one.senses.heard.remove(&of);
+            one.senses.told.remove(&of);
             one.ledger.silent(one.now(at), &holder);
         }
     }
@@ -147,7 +157,9 @@ impl World {
         let is_settled = |reading: &Reading| senses.heard.values().all(|(sent, _)| *sent >= reading.answered);
         let Some(reading) = senses.reading.take_if(|reading| is_settled(reading)) else { return };
         let (mut least, mut most) = (0_u32, 0_u32);
-        for of in senses.heard.keys().copied().chain([weir]) {
+        let (told, untold): (Vec<usize>, Vec<usize>) =
+            senses.heard.keys().copied().partition(|of| senses.told.contains(of));
+        for of in told.into_iter().chain([weir]) {
             let before = reading.before.get(of).copied().unwrap_or_default();
             let after = reading.after.get(of).copied().unwrap_or_default();
             least += before.open.saturating_sub((after.released - before.released) as u32);
@@ -161,7 +173,8 @@ impl World {
             "{weir} hears {heard:?}: {low} to {high} of {counted} past weir, by a reading until {answered}"
         ));
         if let Some(after) = self.way() {
-            self.later(after, Event::IsPast(weir, reading.began, (low, high)));
+            let untold = untold.into_iter().map(|of| self.weirs[of].holder.clone()).collect();
+            self.later(after, Event::IsPast(weir, reading.began, (low, high), untold));
         }
     }
 

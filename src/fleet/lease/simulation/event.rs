@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use crate::fleet::lease::{
-    Answer, Operation, Place,
+    Answer, Holder, Operation, Place,
     simulation::{direct::Counts, weir::Time},
 };
 
@@ -23,13 +23,13 @@ pub enum Event {
     Watched(usize, Place, u64, Option<Vec<u8>>),
     /// A reading of the servers began then, when the weirs had so much.
     Read(usize, Instant, u32, Vec<Counts>),
-    /// By a reading that began then at least and at most so many came past weir.
-    IsPast(usize, Instant, (u32, u32)),
+    /// By a reading that began then at least and at most so many came past weir, or are of these weirs.
+    IsPast(usize, Instant, (u32, u32), Vec<Holder>),
     /// It opens a bucket that is another one.
     Reopens(usize),
     Beats(usize),
-    /// The beat of another weir, sent then: what it holds, and whether by leases.
-    Hears(usize, usize, Time, (u32, bool)),
+    /// The beat of another weir, sent then: what it holds, whether by leases, and whether it tells all accounts.
+    Hears(usize, usize, Time, (u32, bool, bool)),
     // What follows does not need the weir.
     Requested(usize, Operation),
     /// CONNECT arrives at a server that accepted the connection then.

@@ -51,6 +51,16 @@ fn no_history_of_takeovers_has_one_connection_too_many() {
 }
 
 #[test]
+fn no_history_has_one_connection_too_many_while_weirs_have_not_told_all_their_accounts() {
+    for seed in seeds(100) {
+        let mut world = World::new(seed);
+        world.has_many_accounts = true;
+        world.go_wrong();
+        world.heal();
+    }
+}
+
+#[test]
 fn a_bucket_that_is_another_one_is_shared_as_the_one_before() {
     histories(true, 30);
 }

@@ -68,6 +68,8 @@ pub struct World {
     pub(super) is_other_bucket: bool,
     /// Whether weirs are taken over.
     pub(super) has_takeovers: bool,
+    /// Weirs have more accounts than go into one beat.
+    pub(super) has_many_accounts: bool,
 }
 
 impl World {
@@ -95,6 +97,7 @@ impl World {
             is_healed: false,
             is_other_bucket: false,
             has_takeovers: false,
+            has_many_accounts: false,
             rng,
         };
         world.direct.come = world.rng.bool();
@@ -227,9 +230,9 @@ impl World {
                 one.ledger.counted(one.now(self.at), key(), began, connections);
                 self.has_read(weir, began, connections, before);
             }
-            Event::IsPast(weir, began, many) => {
+            Event::IsPast(weir, began, many, untold) => {
                 let one = &mut self.weirs[weir];
-                one.ledger.beyond_live_within(one.now(self.at), key(), many, began);
+                one.ledger.beyond_live_within(one.now(self.at), key(), many, began, untold);
             }
             Event::Reopens(weir) => self.reopens(weir),
             Event::Beats(weir) => self.beats(weir),
