@@ -38,12 +38,17 @@ const dom = (() => {
 
   /**
    * Keeps one child of `parent` for each item: a child stays the same as long as its item has the same key, so that
-   * nothing flickers and what is selected stays so. `build` makes a child, and `fill` shows an item in it.
+   * nothing flickers and what is selected stays so. `build` makes a child, and `fill` shows an item in it. Items of one
+   * key, such as long names that are cut, are told apart by their order.
    */
   function list(parent, items, key, build, fill) {
     const before = new Map([...parent.children].map((child) => [child.dataset.key, child]));
+    const times = new Map();
     items.forEach((item, place) => {
-      const name = String(key(item));
+      const of = String(key(item));
+      const time = (times.get(of) ?? 0) + 1;
+      times.set(of, time);
+      const name = `${time} ${of}`;
       let child = before.get(name);
       if (child) {
         before.delete(name);
