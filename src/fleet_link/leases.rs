@@ -44,15 +44,13 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// How often what is shown of the leases is made anew.
 const SHOW_EVERY: Duration = Duration::from_secs(1);
 
-/// How the bucket is made, and what is known of the cluster.
+/// How the bucket is made, and how the servers are asked.
 #[derive(Debug, Clone, Copy)]
 pub struct Wishes {
     /// Copies of the bucket; `None` is one for each server, at most 3.
     pub replicas: Option<usize>,
-    /// Servers of the cluster.
-    pub servers: usize,
-    /// Whether servers count the connections of accounts.
-    pub has_counts: bool,
+    /// Whether the system account tells how many connections accounts have.
+    pub has_system: bool,
 }
 
 /// The bucket as it is found, and why it is not there.
@@ -66,11 +64,14 @@ struct Found {
 pub(super) async fn run(link: &FleetLink, shared: &Shared, wishes: Wishes) {
     let found = watch::Sender::new(Found::default());
     let lost = Notify::new();
-    tokio::join!(keep_bucket(link, wishes, &found, &lost), drive(link, shared, wishes, found.subscribe(), &lost));
+    tokio::join!(
+        keep_bucket(link, shared, wishes, &found, &lost),
+        drive(link, shared, wishes, found.subscribe(), &lost)
+    );
 }
 
 /// Opens the bucket, sees what changes in it, and opens it again after the connection was lost, or the bucket.
-async fn keep_bucket(link: &FleetLink, wishes: Wishes, found: &watch::Sender<Found>, lost: &Notify) {
+async fn keep_bucket(link: &FleetLink, shared: &Shared, wishes: Wishes, found: &watch::Sender<Found>, lost: &Notify) {
     let mut up = link.connection.watch();
     let (mut made_at, mut pause) = (None, FIRST_PAUSE);
     loop {
@@ -82,7 +83,7 @@ async fn keep_bucket(link: &FleetLink, wishes: Wishes, found: &watch::Sender<Fou
             sleep(LOOK_EVERY).await;
             continue;
         }
-        match Bucket::open(&link.connection, &link.subjects, wishes.replicas, wishes.servers).await {
+        match Bucket::open(&link.connection, &link.subjects, wishes.replicas, shared.servers.len()).await {
             Ok(bucket) => {
                 let is_other = made_at.replace(bucket.made_at()).is_some_and(|before| before != bucket.made_at());
                 if is_other || bucket.last_revision() < link.fleet.ledger().newest() {
@@ -172,7 +173,7 @@ async fn drive(link: &FleetLink, shared: &Shared, wishes: Wishes, mut found: wat
             slots::look(link, shared, surroundings.live, timer::now());
             let settings = Settings {
                 is_split_only: !fleet.link().wants_leases(),
-                has_counts: wishes.has_counts,
+                has_counts: have_counts(shared, wishes.has_system),
                 has_readings: shared.servers.list().iter().all(|server| server.has_readings()),
                 ..Settings::default()
             };
@@ -216,6 +217,11 @@ async fn drive(link: &FleetLink, shared: &Shared, wishes: Wishes, mut found: wat
             () = sleep(LOOK_EVERY) => {}
         }
     }
+}
+
+/// Whether the servers, as they are now, count the connections of accounts: each of them has to tell its own.
+fn have_counts(shared: &Shared, has_system: bool) -> bool {
+    has_system || shared.servers.list().iter().all(|server| server.monitor().is_some())
 }
 
 /// The quotas in use here, with the leases of all weirs, the fullest first.

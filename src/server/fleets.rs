@@ -58,8 +58,7 @@ pub(super) fn join(
     tasks.spawn("fleet messages", move |stop| heard.clone().hear(Arc::clone(&all), stop));
     let (published, all) = (link.clone(), Arc::clone(shared));
     tasks.spawn("fleet beats", move |stop| published.clone().publish_beats(Arc::clone(&all), stop));
-    let has_counts = access.system.is_some() || shared.servers.iter().all(|server| server.monitor().is_some());
-    let wishes = Wishes { replicas: configured.replicas, servers: shared.servers.len(), has_counts };
+    let wishes = Wishes { replicas: configured.replicas, has_system: access.system.is_some() };
     let (kept, all) = (link.clone(), Arc::clone(shared));
     tasks.spawn("fleet leases", move |stop| kept.clone().keep_leases(Arc::clone(&all), wishes, stop));
     let (counted, all, access) = (link.clone(), Arc::clone(shared), access.clone());

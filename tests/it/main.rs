@@ -32,6 +32,7 @@ mod drain;
 mod failed_logins;
 mod failover;
 mod file_limit;
+mod fleet_bucket;
 mod fleet_clients;
 mod fleet_cut;
 mod fleet_link;
