@@ -364,6 +364,7 @@ async fn ask(link: &FleetLink, place: &Place) -> Answer {
     let Place::Member(holder) = place else { return Answer::Unknown };
     match link.probe(holder).await {
         Interest::There => Answer::Responds,
+        Interest::Silent => Answer::Silent,
         Interest::Gone => Answer::NoResponders,
         Interest::Unknown => Answer::Unknown,
     }

@@ -52,8 +52,10 @@ const FAREWELL: Duration = Duration::from_millis(300);
 /// Whether a weir is connected to the servers, by its subscription.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Interest {
-    /// It has answered, or it subscribes and does not answer: it stands still.
+    /// It has answered.
     There,
+    /// Somebody subscribes and does not answer: the weir, which stands still, or whoever looks at all messages.
+    Silent,
     /// Nobody subscribes: its connection is gone.
     Gone,
     /// The servers have not said.
@@ -124,7 +126,7 @@ impl FleetLink {
             Ok(Err(err)) if err.kind() == RequestErrorKind::NoResponders => Interest::Gone,
             Ok(Err(_)) => Interest::Unknown,
             // The servers say at once that nobody subscribes.
-            Err(_) if self.connection.is_up() => Interest::There,
+            Err(_) if self.connection.is_up() => Interest::Silent,
             Err(_) => Interest::Unknown,
         }
     }

@@ -1,9 +1,15 @@
 //! What a fleet does where its bucket refuses what weirs need, and what becomes of the leases of a weir that is killed.
 
+use async_nats::ConnectOptions;
 use weir_testkit::*;
 
 use crate::fleet_quota::{QUOTA, come, never_over, with_quota};
 use crate::fleet_servers::three_servers;
+
+async fn of_account(cluster: &Cluster) -> async_nats::Client {
+    let options = ConnectOptions::with_user_and_password("weir-10".into(), "fl33t-10-s3cret".into());
+    options.connect(&cluster.servers[0].address).await.expect("another client of the account")
+}
 
 /// The whole quota is in use through the first weir, once the others are killed.
 async fn quota_of_the_dead_is_free(cluster: &Cluster, fleet: &mut Fleet) {
@@ -22,6 +28,17 @@ async fn quota_of_the_dead_is_free(cluster: &Cluster, fleet: &mut Fleet) {
     crowd.end().await;
     others.end().await;
     fleet.assert_idle().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_subscribes_to_all_subjects_keeps_no_dead_weir_in_its_places() {
+    let cluster = three_servers(|server| server).await;
+    let mut fleet = Fleet::start(2, &with_quota(WeirConfig::of(&cluster).default_settings())).await;
+    // As an operator looks at all messages.
+    let looks = of_account(&cluster).await;
+    let _all = looks.subscribe(">").await.expect("subscribed");
+    looks.flush().await.expect("flushed");
+    quota_of_the_dead_is_free(&cluster, &mut fleet).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

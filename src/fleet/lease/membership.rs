@@ -187,7 +187,7 @@ impl OwnMembership {
                 self.next_at = now;
                 self.ended()
             }
-            Answer::Responds | Answer::NoResponders => Change::None,
+            Answer::Responds | Answer::Silent | Answer::NoResponders => Change::None,
         }
     }
 

@@ -159,8 +159,8 @@ pub enum What {
     Delete { expected: u64 },
     /// Read the last value. Answer: `Found`, `Absent` or `Unknown`.
     Read,
-    /// Ask at `weir.fleet.NAME.is.ID.RUN` whether the process is still connected. Answer: `Responds`, `NoResponders`
-    /// or `Unknown`.
+    /// Ask at `weir.fleet.NAME.is.ID.RUN` whether the process is still connected. Answer: `Responds`, `Silent`,
+    /// `NoResponders` or `Unknown`.
     Ask,
 }
 
@@ -175,8 +175,10 @@ pub enum Answer {
     Found { revision: u64, value: Vec<u8> },
     /// There is no value. The revision is that of the marker of deletion; 0 where there is none.
     Absent { revision: u64 },
-    /// Its subject has a subscriber.
+    /// It has answered.
     Responds,
+    /// Its subject has a subscriber, which does not answer: the process, standing still, or anybody else.
+    Silent,
     /// Its subject has no subscriber: its connection is gone.
     NoResponders,
     /// No answer came in time: it may happen still, or have happened.

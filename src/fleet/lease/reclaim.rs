@@ -6,7 +6,9 @@
 //! [`SETTLE`] after the end of the term or later: what was on its way to them has arrived by then.
 //!
 //! A weir whose connection to the cluster is there, stopped or cut off from the bucket only, keeps its floor besides.
-//! Once that is gone, too, the servers are read anew.
+//! Once that is gone, too, the servers are read anew. That somebody subscribes where it is asked does not show that it
+//! is the weir: whoever looks at all messages does. So one that never answers counts as gone after [`SILENT_FOR`]. If
+//! it was stopped for so long it uses no floor when it wakes, before it has tried to reach the bucket.
 
 use std::{
     collections::HashMap,
@@ -27,6 +29,11 @@ pub const SETTLE_OF_SERVERS: Duration = Duration::from_millis(500);
 /// Where no server counts connections, what a weir holds whose connection is gone is taken for lost after this.
 pub const WITHOUT_COUNTS: Duration = Duration::from_secs(10);
 
+/// A weir that has been asked for so long, and as many times at least, and never answered while somebody subscribes, is
+/// not there.
+pub const SILENT_FOR: Duration = Duration::from_secs(10);
+const SILENT_TIMES: u32 = 8;
+
 /// How often a weir whose term has ended is asked whether its connection is there.
 const ASK_EVERY: Duration = Duration::from_millis(500);
 
@@ -38,7 +45,12 @@ struct Asked {
     /// Answers without a subscriber, one after the other; the first of them.
     none: u32,
     none_since: Option<Instant>,
-    responds: bool,
+    /// Times that it did not answer although somebody subscribes, one after the other, and the first of them.
+    silent: u32,
+    silent_since: Option<Instant>,
+    /// Since when it is known that its connection is gone.
+    gone_since: Option<Instant>,
+    is_there: bool,
 }
 
 /// Whether the connections are there of those whose terms have ended.
@@ -62,24 +74,37 @@ impl Connections {
         match answer {
             Answer::NoResponders => {
                 asked.none += 1;
-                asked.none_since.get_or_insert(now);
-                asked.responds = false;
+                let since = *asked.none_since.get_or_insert(now);
+                if asked.none >= 2 {
+                    asked.gone_since.get_or_insert(since);
+                }
+                asked.is_there = false;
+            }
+            Answer::Silent => {
+                asked.silent += 1;
+                let since = *asked.silent_since.get_or_insert(now);
+                asked.is_there = asked.gone_since.is_none();
+                if asked.silent >= SILENT_TIMES && now.saturating_duration_since(since) >= SILENT_FOR {
+                    asked.gone_since.get_or_insert(now);
+                }
             }
             Answer::Responds => {
-                (asked.none, asked.none_since, asked.responds) = (0, None, true);
+                *asked = Asked { at: asked.at, is_there: true, ..Asked::default() };
             }
-            _ => {}
+            // Nobody has heard whether it answers.
+            _ => (asked.silent, asked.silent_since) = (0, None),
         }
     }
 
-    /// Since when its connection is gone, as two answers have said.
+    /// Since when its connection is gone: two answers have said that nobody subscribes, or it has not answered
+    /// for long.
     pub fn gone_since(&self, holder: &Holder) -> Option<Instant> {
-        let asked = self.0.get(holder)?;
-        asked.none_since.filter(|_| asked.none >= 2)
+        self.0.get(holder)?.gone_since
     }
 
-    pub fn responds(&self, holder: &Holder) -> bool {
-        self.0.get(holder).is_some_and(|asked| asked.responds)
+    /// Whether its connection is there, as far as anybody can tell.
+    pub fn is_there(&self, holder: &Holder) -> bool {
+        self.0.get(holder).is_some_and(|asked| asked.is_there)
     }
 
     /// Forgets all but those.
@@ -159,6 +184,33 @@ mod tests {
         assert_eq!(connections.gone_since(&holder), Some(began));
         assert!(connections.is_due(began + 2 * ASK_EVERY, &holder), "it may come back");
         connections.answered(began + 2 * ASK_EVERY, &holder, &Answer::Responds);
-        assert_eq!((connections.gone_since(&holder), connections.responds(&holder)), (None, true));
+        assert_eq!((connections.gone_since(&holder), connections.is_there(&holder)), (None, true));
+    }
+
+    #[test]
+    fn who_subscribes_in_place_of_a_weir_keeps_it_there_for_some_seconds_only() {
+        let (mut connections, began) = (Connections::default(), Instant::now());
+        let holder = Holder::parse("w.0000000000000001").unwrap();
+        let mut ask = |ms: u64, answer: &Answer| {
+            let now = began + Duration::from_millis(ms);
+            assert!(connections.is_due(now, &holder));
+            connections.answered(now, &holder, answer);
+            (connections.gone_since(&holder), connections.is_there(&holder))
+        };
+        for ms in (0..10_000).step_by(1000) {
+            assert_eq!(ask(ms, &Answer::Silent), (None, true), "after {ms} ms it may stand still");
+        }
+        let gone = Some(began + SILENT_FOR);
+        assert_eq!(ask(10_000, &Answer::Silent), (gone, true));
+        assert_eq!(ask(11_000, &Answer::Silent), (gone, false));
+        assert_eq!(ask(12_000, &Answer::NoResponders).0, gone);
+        assert_eq!(ask(13_000, &Answer::Responds), (None, true), "it stood still");
+        // Nobody was asked for a while: few questions prove nothing.
+        ask(14_000, &Answer::Silent);
+        assert_eq!(ask(90_000, &Answer::Silent), (None, true));
+        ask(91_000, &Answer::Unknown);
+        for ms in (92_000..102_000).step_by(1000) {
+            assert_eq!(ask(ms, &Answer::Silent).0, None, "the servers did not answer in between");
+        }
     }
 }

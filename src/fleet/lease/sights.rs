@@ -210,7 +210,7 @@ impl Sights {
                 sight.ends = Some(ends);
                 return true;
             }
-            Answer::Responds | Answer::NoResponders => {}
+            Answer::Responds | Answer::Silent | Answer::NoResponders => {}
         }
         false
     }

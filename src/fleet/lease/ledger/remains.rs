@@ -43,7 +43,7 @@ impl Ledger {
                     let gone = self.connections.gone_since(holder);
                     let whereabouts = match gone {
                         Some(gone) => Whereabouts::Gone(now.saturating_duration_since(gone)),
-                        None if self.connections.responds(holder) => Whereabouts::Connected,
+                        None if self.connections.is_there(holder) => Whereabouts::Connected,
                         None => Whereabouts::Unknown,
                     };
                     // As long as its connection was there it had its floor, and may have used it.

@@ -61,6 +61,16 @@ fn no_history_has_one_connection_too_many_while_weirs_have_not_told_all_their_ac
 }
 
 #[test]
+fn no_history_has_one_connection_too_many_where_somebody_subscribes_to_all_subjects() {
+    for seed in seeds(50) {
+        let mut world = World::new(seed);
+        world.has_eavesdropper = true;
+        world.go_wrong();
+        world.heal();
+    }
+}
+
+#[test]
 fn a_bucket_that_is_another_one_is_shared_as_the_one_before() {
     histories(true, 30);
 }

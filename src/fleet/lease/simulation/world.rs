@@ -68,6 +68,8 @@ pub struct World {
     pub(super) is_other_bucket: bool,
     /// Whether weirs are taken over.
     pub(super) has_takeovers: bool,
+    /// Somebody subscribes to all subjects.
+    pub(super) has_eavesdropper: bool,
     /// Weirs have more accounts than go into one beat.
     pub(super) has_many_accounts: bool,
 }
@@ -97,6 +99,7 @@ impl World {
             is_healed: false,
             is_other_bucket: false,
             has_takeovers: false,
+            has_eavesdropper: false,
             has_many_accounts: false,
             rng,
         };
@@ -338,7 +341,13 @@ impl World {
             (Place::Member(holder), true) => {
                 let mut of = (0..self.weirs.len()).filter(|of| self.weirs[*of].holder == *holder);
                 let is_there = of.any(|of| self.weirs[of].is_interested(self.at, self.stopped_at[of]));
-                if is_there { Answer::Responds } else { Answer::NoResponders }
+                let stands_still = || self.weirs.iter().any(|of| of.holder == *holder && of.is_stopped());
+                match (is_there, self.has_eavesdropper) {
+                    (true, _) if stands_still() => Answer::Silent,
+                    (true, _) => Answer::Responds,
+                    (false, true) => Answer::Silent,
+                    (false, false) => Answer::NoResponders,
+                }
             }
             (place, _) => {
                 let before = self.bucket.get(place).map(<[u8]>::to_vec);
