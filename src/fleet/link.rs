@@ -29,6 +29,8 @@ pub enum Counted {
     Conflict,
     /// Writes of which nobody knows whether they were made.
     Unknown,
+    /// Writes that the servers answer they do not make.
+    Rejected,
     /// Changes in the bucket that were seen, own ones included.
     Seen,
 }

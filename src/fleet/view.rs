@@ -178,6 +178,7 @@ pub struct Messages {
     pub conflicts: u64,
     /// Of these, those whose outcome is unknown.
     pub unanswered: u64,
+    pub rejected: u64,
 }
 
 #[cfg(test)]

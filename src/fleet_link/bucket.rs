@@ -1,12 +1,12 @@
 //! The JetStream bucket with the leases of a fleet: a key-value bucket as every NATS tool reads it, in which each key
 //! changes only by a write that names the revision before it.
 
-use std::time::Duration;
+use std::{error::Error as _, time::Duration};
 
 use async_nats::jetstream::{
     self, Context, ErrorCode,
     consumer::{DeliverPolicy, push},
-    context::{CreateStreamErrorKind, GetStreamErrorKind, PublishErrorKind},
+    context::{CreateStreamErrorKind, GetStreamErrorKind, PublishError, PublishErrorKind},
     message::PublishMessage,
     stream::{self, DiscardPolicy, LastRawMessageErrorKind, StorageType},
 };
@@ -78,6 +78,17 @@ pub enum Outcome {
     Unknown,
     /// The same, and no stream takes such writes now: the bucket has no leader, or is gone.
     NoStream,
+    /// The servers answer that they do not make it, for a reason that another write will meet as well.
+    Rejected(Rejection),
+}
+
+/// Why a write is not made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rejection {
+    /// The number that nats-server gives the error (`err_code`).
+    pub code: u64,
+    /// In nats-server's words.
+    pub words: String,
 }
 
 /// One key as it is in the bucket.
@@ -153,9 +164,8 @@ impl Bucket {
         let sent = async { self.context.send_publish(self.subjects.key(key), message).await?.await };
         match timeout(ANSWER_TIMEOUT, sent).await {
             Ok(Ok(ack)) => Outcome::Written(ack.sequence),
-            Ok(Err(err)) if err.kind() == PublishErrorKind::WrongLastSequence => Outcome::Conflict,
-            Ok(Err(err)) if err.kind() == PublishErrorKind::StreamNotFound => Outcome::NoStream,
-            Ok(Err(_)) | Err(_) => Outcome::Unknown,
+            Ok(Err(err)) => of_error(&err),
+            Err(_) => Outcome::Unknown,
         }
     }
 
@@ -205,6 +215,20 @@ impl Bucket {
             let is_deleted = message.headers.as_ref().is_some_and(|headers| headers.get(OPERATION).is_some());
             Some(Entry { key, revision, value: (!is_deleted).then(|| message.payload.clone()) })
         }))
+    }
+}
+
+fn of_error(err: &PublishError) -> Outcome {
+    match err.kind() {
+        PublishErrorKind::WrongLastSequence => return Outcome::Conflict,
+        PublishErrorKind::StreamNotFound => return Outcome::NoStream,
+        _ => {}
+    }
+    match err.source().and_then(|source| source.downcast_ref::<jetstream::Error>()) {
+        // Of copies the leader answers so while another write of the key is under way, whose revision it cannot tell.
+        Some(err) if err.error_code() == ErrorCode::STREAM_WRONG_LAST_SEQUENCE_CONSTANT => Outcome::Conflict,
+        Some(err) => Outcome::Rejected(Rejection { code: err.error_code().0, words: err.to_string() }),
+        None => Outcome::Unknown,
     }
 }
 
@@ -331,5 +355,17 @@ mod tests {
         for unfit in [expires, drops, memory] {
             assert!(matches!(is_fit(&unfit), Err(NoBucket::Unfit(_))), "{unfit:?}");
         }
+    }
+
+    #[test]
+    fn an_answer_that_a_write_is_not_made_is_no_silence() {
+        let answered = |code: u64| {
+            let error = format!(r#"{{"code":400,"err_code":{code},"description":"words"}}"#);
+            let error: jetstream::Error = serde_json::from_str(&error).unwrap();
+            of_error(&PublishError::with_source(PublishErrorKind::Other, error))
+        };
+        assert_eq!(answered(10164), Outcome::Conflict, "another write of the key is under way");
+        assert!(matches!(answered(10109), Outcome::Rejected(Rejection { code: 10109, .. })), "it is sealed");
+        assert_eq!(of_error(&PublishError::new(PublishErrorKind::TimedOut)), Outcome::Unknown);
     }
 }

@@ -1,8 +1,9 @@
 //! Does in the bucket what the ledger of the leases wants, and tells it what is seen there.
 
 use std::{
+    collections::HashMap,
     pin::pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -30,7 +31,7 @@ use crate::{
     },
     fleet_link::{
         FleetLink, Interest,
-        bucket::{Bucket, Entry, Outcome},
+        bucket::{Bucket, Entry, Outcome, Rejection},
         slots,
     },
     net::timer,
@@ -160,6 +161,7 @@ async fn drive(link: &FleetLink, shared: &Shared, wishes: Wishes, mut found: wat
     let wake = Arc::clone(&wanted);
     fleet.link().leases().calls(move || wake.notify_one());
     link.begin.cancelled().await;
+    let rejected = Rejected::default();
     let mut under_way = FuturesUnordered::new();
     let (mut told, mut around) = (Told::default(), Around::default());
     let mut shown = Instant::now();
@@ -195,11 +197,11 @@ async fn drive(link: &FleetLink, shared: &Shared, wishes: Wishes, mut found: wat
             warn!(key = key.to_string(), %err, "a value in the bucket of the fleet is not used: weir takes no more of that quota");
         }
         for operation in operations {
-            under_way.push(perform(link, bucket.clone(), operation, lost));
+            under_way.push(perform(Doing { link, lost, rejected: &rejected }, bucket.clone(), operation));
         }
         // Where another process goes on as this weir, it is that one's to tell.
         if !link.is_given() {
-            told.look(link, why_not);
+            told.look(link, why_not, rejected.last(timer::now()));
         }
         if shown.elapsed() >= SHOW_EVERY {
             fleet.set_quotas(quotas(link));
@@ -310,54 +312,103 @@ impl Around {
     }
 }
 
-async fn perform(link: &FleetLink, bucket: Option<Bucket>, operation: Operation, lost: &Notify) -> (u64, Answer) {
+/// An operation that fails is answered so long after it was begun at the earliest, so that a ledger that tries again
+/// does not try without a pause.
+const FAILED_PAUSE: Duration = Duration::from_millis(250);
+
+/// The same of a write that the servers do not make: another one will not be made either. Leases are in force for 2.5 s
+/// after a write, and the ledger waits 2 s for an answer.
+const REJECTED_PAUSE: Duration = Duration::from_millis(1500);
+
+async fn perform(doing: Doing<'_>, bucket: Option<Bucket>, operation: Operation) -> (u64, Answer) {
     let Operation { serial, place, what } = operation;
-    let answer = match (what, bucket) {
-        (What::Ask, _) => ask(link, &place).await,
+    let began = Instant::now();
+    let (answer, pause) = match (what, bucket) {
+        (What::Ask, _) => (ask(doing.link, &place).await, Duration::ZERO),
         (What::Read, Some(bucket)) => match bucket.read(&place.to_string()).await {
-            Ok(None) => Answer::Absent { revision: 0 },
-            Ok(Some(Entry { revision, value: None, .. })) => Answer::Absent { revision },
-            Ok(Some(Entry { revision, value: Some(value), .. })) => Answer::Found { revision, value: value.into() },
-            Err(_) => Answer::Unknown,
+            Ok(None) => (Answer::Absent { revision: 0 }, Duration::ZERO),
+            Ok(Some(Entry { revision, value: None, .. })) => (Answer::Absent { revision }, Duration::ZERO),
+            Ok(Some(Entry { revision, value: Some(value), .. })) => {
+                (Answer::Found { revision, value: value.into() }, Duration::ZERO)
+            }
+            Err(_) => (Answer::Unknown, FAILED_PAUSE),
         },
         (What::Write { value, expected }, Some(bucket)) => {
-            let outcome = bucket.write(&place.to_string(), value.into(), expected).await;
-            of_write(link, &outcome, lost)
+            doing.of_write(bucket.write(&place.to_string(), value.into(), expected).await)
         }
-        (What::Delete { expected }, Some(bucket)) => {
-            let outcome = bucket.delete(&place.to_string(), expected).await;
-            of_write(link, &outcome, lost)
-        }
-        (_, None) => {
-            // Not at once, so that a ledger that tries again does not try without a pause.
-            sleep(LOOK_EVERY).await;
-            Answer::Unknown
-        }
+        (What::Delete { expected }, Some(bucket)) => doing.of_write(bucket.delete(&place.to_string(), expected).await),
+        (_, None) => (Answer::Unknown, LOOK_EVERY),
     };
+    let left = pause.saturating_sub(began.elapsed());
+    // A timer would take up to a millisecond for nothing as well.
+    if !left.is_zero() {
+        sleep(left).await;
+    }
     (serial, answer)
 }
 
-fn of_write(link: &FleetLink, outcome: &Outcome, lost: &Notify) -> Answer {
-    let state = link.fleet.link();
-    match outcome {
-        Outcome::Written(revision) => {
-            state.count(Counted::Written);
-            Answer::Stored { revision: *revision }
-        }
-        Outcome::Conflict => {
-            state.count(Counted::Conflict);
-            Answer::Refused
-        }
-        Outcome::Unknown => {
-            state.count(Counted::Unknown);
-            Answer::Unknown
-        }
-        Outcome::NoStream => {
-            state.count(Counted::Unknown);
-            lost.notify_one();
-            Answer::Unknown
+/// What operations go by.
+#[derive(Clone, Copy)]
+struct Doing<'l> {
+    link: &'l FleetLink,
+    lost: &'l Notify,
+    rejected: &'l Rejected,
+}
+
+impl Doing<'_> {
+    /// What the ledger is told of a write, and when at the earliest.
+    fn of_write(&self, outcome: Outcome) -> (Answer, Duration) {
+        let (counted, told) = match outcome {
+            Outcome::Written(revision) => (Counted::Written, (Answer::Stored { revision }, Duration::ZERO)),
+            Outcome::Conflict => (Counted::Conflict, (Answer::Refused, Duration::ZERO)),
+            Outcome::Unknown => (Counted::Unknown, (Answer::Unknown, FAILED_PAUSE)),
+            Outcome::NoStream => {
+                self.lost.notify_one();
+                (Counted::Unknown, (Answer::Unknown, FAILED_PAUSE))
+            }
+            Outcome::Rejected(rejection) => {
+                self.rejected.tell(rejection, &self.link.subjects.stream(), timer::now());
+                (Counted::Rejected, (Answer::Unknown, REJECTED_PAUSE.mul_f64(0.75 + 0.25 * fastrand::f64())))
+            }
+        };
+        self.link.fleet.link().count(counted);
+        told
+    }
+}
+
+/// Writes that the servers have not made, and why.
+#[derive(Default)]
+struct Rejected(Mutex<HashMap<u64, (Instant, String)>>);
+
+/// A reason that has not come for so long is told when it comes again.
+const REJECTED_FORGET: Duration = Duration::from_secs(60);
+
+impl Rejected {
+    fn inner(&self) -> MutexGuard<'_, HashMap<u64, (Instant, String)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell(&self, Rejection { code, words }: Rejection, stream: &str, now: Instant) {
+        let mut told = self.inner();
+        told.retain(|_, (at, _)| now.saturating_duration_since(*at) < REJECTED_FORGET);
+        if told.insert(code, (now, words.clone())).is_none() {
+            let advice = advice_on_rejections(stream);
+            warn!(err = words, advice, "the servers do not make a write to the bucket of the fleet; weir tries again");
         }
     }
+
+    /// Why writes are not made now.
+    fn last(&self, now: Instant) -> Option<String> {
+        let told = self.inner();
+        let of_late = told.values().filter(|(at, _)| now.saturating_duration_since(*at) < 2 * REJECTED_PAUSE);
+        of_late.max_by_key(|(at, _)| *at).map(|(_, words)| words.clone())
+    }
+}
+
+fn advice_on_rejections(stream: &str) -> String {
+    format!(
+        "look at the limits of the stream, of its account and of the servers' storage (`nats stream info {stream}`)"
+    )
 }
 
 async fn ask(link: &FleetLink, place: &Place) -> Answer {
@@ -382,7 +433,7 @@ struct Told {
 const WITHOUT_FOR: Duration = Duration::from_secs(1);
 
 impl Told {
-    fn look(&mut self, link: &FleetLink, why_not: Option<(String, String)>) {
+    fn look(&mut self, link: &FleetLink, why_not: Option<(String, String)>, rejected: Option<String>) {
         let (state, now) = (link.fleet.link(), timer::now());
         if !state.wants_leases() {
             if state.set_bucket(Some("the configuration wants the split (fleet.quota)".to_owned()), now)
@@ -407,12 +458,16 @@ impl Told {
         if now.saturating_duration_since(since) < WITHOUT_FOR && why_not.is_none() {
             return;
         }
-        let (why, advice) = why_not.unwrap_or_else(|| match link.connection.is_up() {
-            true => (
+        let (why, advice) = why_not.unwrap_or_else(|| match (link.connection.is_up(), rejected) {
+            (true, Some(words)) => (
+                format!("the servers make no write to the bucket: {words}"),
+                advice_on_rejections(&link.subjects.stream()),
+            ),
+            (true, None) => (
                 "no write to the bucket is acknowledged".to_owned(),
                 "look whether its stream has a leader (`nats stream info`) and whether weir may write there".to_owned(),
             ),
-            false => ("no connection to the servers".to_owned(), "look at the servers".to_owned()),
+            (false, _) => ("no connection to the servers".to_owned(), "look at the servers".to_owned()),
         });
         if state.set_bucket(Some(why.clone()), now) || !self.has_said {
             warn!(why, advice, "no leases of the fleet: quotas are split between the weirs until there are");

@@ -199,7 +199,7 @@ fn servers(shared: &Shared, fleet: &Fleet, now: Instant) -> Vec<Server> {
 fn messages(fleet: &Fleet) -> Messages {
     let link: &LinkState = fleet.link();
     let count = |what: Counted| link.counts().find(|(one, _)| *one == what).map_or(0, |(_, n)| n);
-    let written = [Counted::Written, Counted::Conflict, Counted::Unknown].map(count);
+    let written = [Counted::Written, Counted::Conflict, Counted::Unknown, Counted::Rejected].map(count);
     Messages {
         beats_sent: count(Counted::BeatSent),
         beats_received: count(Counted::BeatHeard),
@@ -208,5 +208,6 @@ fn messages(fleet: &Fleet) -> Messages {
         writes: written.iter().sum(),
         conflicts: written[1],
         unanswered: written[2],
+        rejected: written[3],
     }
 }

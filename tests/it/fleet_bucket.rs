@@ -1,14 +1,26 @@
 //! What a fleet does where its bucket refuses what weirs need, and what becomes of the leases of a weir that is killed.
 
-use async_nats::ConnectOptions;
+use std::time::Instant;
+
+use async_nats::{
+    ConnectOptions,
+    jetstream::{self, Context, stream},
+};
+use weir_testkit::metrics::Metrics;
 use weir_testkit::*;
 
-use crate::fleet_quota::{QUOTA, come, never_over, with_quota};
+use crate::fleet_quota::{QUOTA, attempts, come, never_over, with_quota};
 use crate::fleet_servers::three_servers;
+
+const BUCKET: &str = "KV_weir-fleet-edge";
 
 async fn of_account(cluster: &Cluster) -> async_nats::Client {
     let options = ConnectOptions::with_user_and_password("weir-10".into(), "fl33t-10-s3cret".into());
     options.connect(&cluster.servers[0].address).await.expect("another client of the account")
+}
+
+async fn jetstream_of(cluster: &Cluster) -> Context {
+    jetstream::new(of_account(cluster).await)
 }
 
 /// The whole quota is in use through the first weir, once the others are killed.
@@ -49,4 +61,32 @@ async fn places_of_a_dead_weir_are_free_though_a_server_counts_accounts_for_nobo
     fleet.weirs[0].reconfigure(&monitor, "");
     fleet.weirs[0].reloads().await;
     quota_of_the_dead_is_free(&cluster, &mut fleet).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_that_the_servers_refuse_is_told_once_and_tried_again_with_pauses() {
+    let cluster = three_servers(|server| server).await;
+    let fleet = Fleet::start(1, &with_quota(WeirConfig::of(&cluster))).await;
+    let weir = &fleet.weirs[0];
+    let context = jetstream_of(&cluster).await;
+    let config = context.get_stream(BUCKET).await.expect("the bucket").cached_info().config.clone();
+    let stored = r#"weir_fleet_bucket_writes_total{result="stored"}"#;
+    let not_stored =
+        |metrics: &Metrics| metrics.sum("weir_fleet_bucket_writes_total") - metrics.get(stored).unwrap_or(0.0);
+    let before = not_stored(&weir.metrics().await);
+    context.update_stream(stream::Config { max_message_size: 1, ..config.clone() }).await.expect("no write has room");
+    let began = Instant::now();
+    let many =
+        not_stored(&weir.until("some are refused", |metrics| not_stored(metrics) >= before + 4.0).await) - before;
+    let most = 4.0 * (began.elapsed().as_secs_f64() + 1.0);
+    assert!(many <= most, "{many} in {:?}", began.elapsed());
+    let rejected = weir.metrics().await.get(r#"weir_fleet_bucket_writes_total{result="rejected"}"#);
+    assert!(rejected >= Some(4.0), "{rejected:?}");
+    weir.says("no leases of the fleet").await;
+    let told = "the servers do not make a write to the bucket of the fleet";
+    weir.says_times(told, 1).await;
+    assert!(weir.log().contains("message size exceeds maximum allowed"), "{}", weir.log());
+    context.update_stream(config).await.expect("there is room again");
+    fleet.has_leases().await;
+    weir.says_times(told, 1).await;
 }

@@ -107,7 +107,12 @@ fn messages(fleet: &Fleet, families: &mut Families<'_, '_>) -> fmt::Result {
         [("sent", sent), ("received", received)]
             .map(|(direction, n)| (vec![("direction", direction.to_owned())], ConstCounter::new(n))),
     )?;
-    let results = [("stored", Counted::Written), ("conflict", Counted::Conflict), ("unanswered", Counted::Unknown)];
+    let results = [
+        ("stored", Counted::Written),
+        ("conflict", Counted::Conflict),
+        ("unanswered", Counted::Unknown),
+        ("rejected", Counted::Rejected),
+    ];
     families.family(
         "fleet_bucket_writes",
         "Writes to the bucket of the leases: stored, behind another weir's (and made anew), or without an answer",
