@@ -46,6 +46,8 @@ pub enum NoBucket {
     NotMade(String),
     #[error("the bucket is not fit for leases: {0}")]
     Unfit(String),
+    #[error("changes of the bucket cannot be watched: {0}")]
+    NotWatched(String),
 }
 
 impl NoBucket {
@@ -62,6 +64,10 @@ impl NoBucket {
                 "look at its copies (`nats stream info`): more than half of their servers must be there".to_owned()
             }
             Self::NotMade(_) => "look at the limits of the account, or write replicas in [fleet]".to_owned(),
+            Self::NotWatched(_) => format!(
+                "look at the limits of the account and of {stream} (max_consumers): each weir has one consumer of the \
+                 bucket"
+            ),
             Self::Unfit(_) => format!("remove it (`nats stream rm {stream}`): weir makes it anew"),
         }
     }

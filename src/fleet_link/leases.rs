@@ -31,7 +31,7 @@ use crate::{
     },
     fleet_link::{
         FleetLink, Interest,
-        bucket::{Bucket, Entry, Outcome, Rejection},
+        bucket::{Bucket, Entry, NoBucket, Outcome, Rejection},
         slots,
     },
     net::timer,
@@ -74,7 +74,11 @@ pub(super) async fn run(link: &FleetLink, shared: &Shared, wishes: Wishes) {
 /// Opens the bucket, sees what changes in it, and opens it again after the connection was lost, or the bucket.
 async fn keep_bucket(link: &FleetLink, shared: &Shared, wishes: Wishes, found: &watch::Sender<Found>, lost: &Notify) {
     let mut up = link.connection.watch();
-    let (mut made_at, mut pause) = (None, FIRST_PAUSE);
+    let none = |err: &NoBucket| {
+        let remedy = err.remedy(&link.subjects.stream());
+        Found { bucket: None, why_not: Some((err.to_string(), remedy)) }
+    };
+    let (mut made_at, mut pause, mut unwatched) = (None, FIRST_PAUSE, 0);
     loop {
         if up.wait_for(|is_up| *is_up).await.is_err() {
             return;
@@ -91,27 +95,28 @@ async fn keep_bucket(link: &FleetLink, shared: &Shared, wishes: Wishes, found: &
                     forget_bucket(&mut link.fleet.ledger());
                 }
                 tell_of_copies(&bucket, wishes);
-                let watched = bucket.watch().await;
-                found.send_replace(Found { bucket: Some(bucket), why_not: None });
-                pause = FIRST_PAUSE;
-                if let Ok(changes) = watched {
-                    let mut changes = pin!(changes);
-                    loop {
-                        tokio::select! {
-                            change = changes.next() => match change {
-                                Some(Some(entry)) => see(link, &entry),
-                                _ => break,
-                            },
-                            changed = up.changed() => if changed.is_err() || !*up.borrow() { break },
-                            () = lost.notified() => break,
+                match bucket.watch().await {
+                    Ok(changes) => {
+                        found.send_replace(Found { bucket: Some(bucket), why_not: None });
+                        (pause, unwatched) = (FIRST_PAUSE, 0);
+                        let mut changes = pin!(changes);
+                        loop {
+                            tokio::select! {
+                                change = changes.next() => match change {
+                                    Some(Some(entry)) => see(link, &entry),
+                                    _ => break,
+                                },
+                                changed = up.changed() => if changed.is_err() || !*up.borrow() { break },
+                                () = lost.notified() => break,
+                            }
                         }
                     }
+                    // A server that has just taken over may not answer in time. Until then the bucket is as it was.
+                    Err(_) if unwatched == 0 => unwatched = 1,
+                    Err(err) => drop(found.send_replace(none(&NoBucket::NotWatched(err)))),
                 }
             }
-            Err(err) => {
-                let remedy = err.remedy(&link.subjects.stream());
-                found.send_replace(Found { bucket: None, why_not: Some((err.to_string(), remedy)) });
-            }
+            Err(err) => drop(found.send_replace(none(&err))),
         }
         // Several weirs do not ask in step.
         sleep(pause.mul_f64(0.75 + 0.5 * fastrand::f64())).await;

@@ -90,3 +90,33 @@ async fn a_write_that_the_servers_refuse_is_told_once_and_tried_again_with_pause
     fleet.has_leases().await;
     weir.says_times(told, 1).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bucket_that_cannot_be_watched_is_none_and_is_told() {
+    let cluster = three_servers(|server| server).await;
+    let context = jetstream_of(&cluster).await;
+    let config = stream::Config {
+        name: BUCKET.to_owned(),
+        subjects: vec!["$KV.weir-fleet-edge.>".to_owned()],
+        max_messages_per_subject: 1,
+        num_replicas: 3,
+        discard: stream::DiscardPolicy::New,
+        max_consumers: 1,
+        ..Default::default()
+    };
+    context.create_stream(config).await.expect("a bucket with room for one weir");
+    let of_all = with_quota(WeirConfig::of(&cluster));
+    let one = fleet::config(&of_all, 1).start().await;
+    one.says("leases of the fleet are in force").await;
+    let two = fleet::config(&of_all, 2).start().await;
+    two.says("changes of the bucket cannot be watched").await;
+    eventually(PATIENCE, "its quotas are split", async || {
+        let seen = fleet::fleetz(&two).await;
+        if seen["mode"] == "split" { Ok(()) } else { Err(seen) }
+    })
+    .await;
+    assert!(two.log().contains("maximum consumers limit reached"), "{}", two.log());
+    // Its quota holds all the same.
+    let clients = attempts(&[one.address.clone(), two.address.clone()], 2 * QUOTA).await;
+    assert!(clients.len() <= QUOTA, "{}", clients.len());
+}
