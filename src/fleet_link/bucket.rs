@@ -14,7 +14,10 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use tokio::time::{sleep, timeout};
 
-use crate::fleet_link::{connection::Connection, subjects::Subjects};
+use crate::{
+    fleet::lease::MARK_STAYS,
+    fleet_link::{connection::Connection, subjects::Subjects},
+};
 
 /// How long the servers may take to answer. A write whose answer comes later may still have been made: its outcome is
 /// unknown. Less than leases are in force without a write (2.5 s), so that there is time for another try.
@@ -22,10 +25,6 @@ const ANSWER_TIMEOUT: Duration = Duration::from_millis(1500);
 
 /// How often it is looked whether a new bucket has a leader by now.
 const LEADER_CHECK: Duration = Duration::from_millis(20);
-
-/// How long the mark of a deleted key stays, so that whoever was cut off meanwhile finds a revision that is not its
-/// own. Without this the ids of all weirs that ever were would stay. Servers before 2.11 keep them.
-const MARK_STAYS: Duration = Duration::from_secs(3600);
 
 /// The header by which a bucket knows a deleted key.
 const OPERATION: &str = "KV-Operation";

@@ -88,10 +88,13 @@ async fn keep_bucket(link: &FleetLink, shared: &Shared, wishes: Wishes, found: &
             sleep(LOOK_EVERY).await;
             continue;
         }
+        let newest = link.fleet.ledger().newest();
         match Bucket::open(&link.connection, &link.subjects, wishes.replicas, shared.servers.len()).await {
             Ok(bucket) => {
                 let is_other = made_at.replace(bucket.made_at()).is_some_and(|before| before != bucket.made_at());
-                if is_other || bucket.last_revision() < link.fleet.ledger().newest() {
+                // It has what was known before it was asked for, if that is still known: what has been written since it
+                // may not show yet.
+                if is_other || bucket.last_revision() < newest.min(link.fleet.ledger().newest()) {
                     forget_bucket(&mut link.fleet.ledger());
                 }
                 tell_of_copies(&bucket, wishes);

@@ -519,7 +519,7 @@ impl Ledger {
             (Place::Member(holder), Kind::Ask) => self.connections.answered(now, &holder, answer),
             (Place::Member(holder), _) if holder == self.me => {
                 self.own_under_way = false;
-                self.has_gone_back |= self.own.is_older(answer);
+                self.has_gone_back |= self.own.is_older(now, answer);
                 let change = self.own.answered(sent, now, answer);
                 self.change(change);
                 if self.says_bye && matches!(answer, Answer::Stored { .. }) {

@@ -8,7 +8,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    fleet::lease::{Answer, What, allowance::Standing, record::Membership},
+    fleet::lease::{Answer, MARK_STAYS, What, allowance::Standing, record::Membership},
     lapse::Lapse,
 };
 
@@ -150,10 +150,11 @@ impl OwnMembership {
     }
 
     /// Whether this answer shows that the bucket is not the one that had the last write, or has lost it. Others that
-    /// end a membership leave a mark.
-    pub fn is_older(&self, answer: &Answer) -> bool {
-        let last = self.stored.map_or(0, |(revision, _)| revision);
+    /// end a membership leave a mark, for some time: that no trace is left shows nothing after that.
+    pub fn is_older(&self, now: Instant, answer: &Answer) -> bool {
+        let Some((last, sent)) = self.stored else { return false };
         match answer {
+            Answer::Absent { revision: 0 } => now.saturating_duration_since(sent) < MARK_STAYS / 2,
             Answer::Found { revision, .. } | Answer::Absent { revision } => *revision < last,
             _ => false,
         }
@@ -256,6 +257,19 @@ mod tests {
         assert_eq!(change, Change::InForce(sent + VALID), "others have seen it since then, not since the answer");
         // Clocks run 20 % apart.
         assert!(EXPIRE.div_f64(1.2) > VALID.div_f64(0.8));
+    }
+
+    #[test]
+    fn that_no_trace_of_a_membership_is_left_shows_a_loss_only_while_there_would_be_a_mark() {
+        let began = Instant::now();
+        let mut own = OwnMembership::new(Standing::new(began), began);
+        let absent = |revision| Answer::Absent { revision };
+        assert!(!own.is_older(began, &absent(0)), "nothing was stored");
+        own.answered(began, began, &Answer::Stored { revision: 7 });
+        let later = |seconds| began + Duration::from_secs(seconds);
+        assert!(own.is_older(later(60), &absent(0)) && own.is_older(later(86_400), &absent(6)));
+        assert!(!own.is_older(later(60), &absent(8)), "others have ended it");
+        assert!(!own.is_older(later(3700), &absent(0)), "they have, and the mark of that is gone");
     }
 
     #[test]

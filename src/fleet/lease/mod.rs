@@ -36,7 +36,7 @@ pub mod surroundings;
 #[cfg(test)]
 mod simulation;
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
@@ -148,6 +148,10 @@ pub struct Operation {
     pub place: Place,
     pub what: What,
 }
+
+/// How long the mark of a deleted key stays in the bucket, so that whoever was cut off meanwhile finds a revision that
+/// is not its own. Without this the ids of all weirs that ever were would stay. Servers before 2.11 keep them.
+pub const MARK_STAYS: Duration = Duration::from_secs(3600);
 
 /// What is to be done at a place.
 #[derive(Debug, Clone, PartialEq, Eq)]
