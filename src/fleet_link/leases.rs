@@ -8,6 +8,7 @@ use std::{
 };
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
+use rustix::time::{ClockId, clock_gettime};
 use tokio::{
     sync::{Notify, watch},
     time::{sleep, timeout},
@@ -173,7 +174,13 @@ async fn drive(link: &FleetLink, shared: &Shared, wishes: Wishes, mut found: wat
     let mut under_way = FuturesUnordered::new();
     let (mut told, mut around) = (Told::default(), Around::default());
     let mut shown = Instant::now();
+    let mut suspended = suspended_for();
     loop {
+        let suspended_now = suspended_for();
+        if suspended_now.saturating_sub(suspended) >= LEAST_SUSPENSION {
+            fleet.ledger().was_suspended(timer::now());
+        }
+        suspended = suspended.max(suspended_now);
         let (bucket, why_not) = {
             let found = found.borrow_and_update();
             (found.bucket.clone(), found.why_not.clone())
@@ -227,6 +234,18 @@ async fn drive(link: &FleetLink, shared: &Shared, wishes: Wishes, mut found: wat
             () = sleep(LOOK_EVERY) => {}
         }
     }
+}
+
+/// What two readings of the clocks may differ by without a suspension.
+const LEAST_SUSPENSION: Duration = Duration::from_millis(50);
+
+/// For how long, at least, the machine has been suspended since its start: CLOCK_MONOTONIC, by which weir goes, stands
+/// still meanwhile, and CLOCK_BOOTTIME does not.
+fn suspended_for() -> Duration {
+    // In this order: a thread that waits for its turn in between takes none of the two for longer than it is.
+    let all = Duration::try_from(clock_gettime(ClockId::Boottime)).unwrap_or_default();
+    let running = Duration::try_from(clock_gettime(ClockId::Monotonic)).unwrap_or_default();
+    all.saturating_sub(running)
 }
 
 /// Whether the servers, as they are now, count the connections of accounts: each of them has to tell its own.

@@ -509,6 +509,11 @@ impl Ledger {
         }
     }
 
+    /// The machine was suspended, and with it the clock by which `now` is told.
+    pub fn was_suspended(&mut self, now: Instant) {
+        self.own.was_suspended(now);
+    }
+
     /// What became of an operation. Answers that come too late are ignored.
     pub fn answered(&mut self, now: Instant, serial: u64, answer: &Answer) {
         let Some(UnderWay { place, sent, kind }) = self.under_way.remove(&serial) else { return };

@@ -48,6 +48,8 @@ pub(super) struct OwnMembership {
     last_look: Instant,
     /// When it was found to run again after a pause; else since when it is there.
     awake_since: Instant,
+    /// When the machine was found to run again after it was suspended last: the clock stood still meanwhile.
+    woke_at: Option<Instant>,
     /// The revision and the sending time of the last acknowledged write.
     stored: Option<(u64, Instant)>,
 }
@@ -88,6 +90,7 @@ impl OwnMembership {
             trying_since: now,
             last_look: now,
             awake_since: now,
+            woke_at: None,
             stored: None,
         }
     }
@@ -102,6 +105,15 @@ impl OwnMembership {
         self.last_look = now;
         let in_vain = now.saturating_duration_since(self.trying_since) >= IN_VAIN;
         self.standing.floors_until(in_vain.then(|| now + PAUSE));
+    }
+
+    /// The machine was suspended, and the clock stood still with it: others may have ended this membership long ago.
+    /// What is sent from now on says more.
+    pub fn was_suspended(&mut self, now: Instant) {
+        self.standing.end();
+        (self.woke_at, self.awake_since) = (Some(now), now);
+        self.trying_since = now + PAUSE;
+        self.next_at = self.next_at.min(now);
     }
 
     /// Since when it runs without a pause.
@@ -168,7 +180,11 @@ impl OwnMembership {
                 (self.is_member, self.was_member) = (true, true);
                 self.stored = Some((*revision, sent));
                 self.trying_since = now;
-                Change::InForce(sent + VALID)
+                // How long ago it was sent nobody knows if the machine was suspended since.
+                match self.woke_at.is_some_and(|woke| sent < woke) {
+                    true => Change::None,
+                    false => Change::InForce(sent + VALID),
+                }
             }
             Answer::Refused | Answer::Unknown => {
                 self.revision = None;
@@ -257,6 +273,23 @@ mod tests {
         assert_eq!(change, Change::InForce(sent + VALID), "others have seen it since then, not since the answer");
         // Clocks run 20 % apart.
         assert!(EXPIRE.div_f64(1.2) > VALID.div_f64(0.8));
+    }
+
+    #[test]
+    fn after_a_suspension_leases_are_in_force_once_a_write_is_stored_that_was_sent_after_it() {
+        let began = Instant::now();
+        let at = |milliseconds| began + Duration::from_millis(milliseconds);
+        let standing = Standing::new(began);
+        let mut own = OwnMembership::new(Arc::clone(&standing), began);
+        let (stored, mut rng) = (Answer::Stored { revision: 7 }, fastrand::Rng::with_seed(1));
+        assert_eq!(own.answered(began, at(10), &stored), Change::InForce(began + VALID));
+        standing.valid_until(began + VALID);
+        own.next(at(10), &mut rng, |_| {});
+        own.was_suspended(at(30));
+        assert!(!standing.is_valid(at(30)) && !standing.is_by_floors(at(30)));
+        assert!(own.next(at(30), &mut rng, |_| {}).is_some(), "it is written at once");
+        assert_eq!(own.answered(at(20), at(40), &stored), Change::None, "it was sent before");
+        assert_eq!(own.answered(at(30), at(50), &stored), Change::InForce(at(30) + VALID));
     }
 
     #[test]

@@ -76,8 +76,8 @@ impl Past {
     }
 
     /// A reading that began at `began` has shown so many connections that are neither of this weir nor of those that it
-    /// hears: at least and at most, since nobody knows which of those under way it has counted. Among them is what weirs
-    /// have that it hears and that are `untold`.
+    /// hears: at least and at most, since nobody knows which of those under way it has counted. Among them is what
+    /// `untold` weirs have, which it hears.
     pub fn told(&mut self, now: Instant, (least, most): (u32, u32), began: Instant, untold: Vec<(u32, Holder)>) {
         let before = self.told.filter(|told| told.last_began < began);
         if before.is_none() && self.told.is_some() {
