@@ -10,7 +10,7 @@ use std::{
 
 use crate::{
     admission::{connect_check::Verdict, params::PatternQuotas, *},
-    identity::ClientKey,
+    identity::{ClientKey, CredentialKey},
     outcome::Refusal,
     upstream::{self, Reserve, ServerParams, Servers, concurrency::baseline::MeasuredFrom},
 };
@@ -89,6 +89,8 @@ struct Storm {
     under_way: Vec<Pass>,
     /// The accounts of the turns, in their order.
     turns: Vec<usize>,
+    /// Whether their clients were known.
+    were_known: Vec<bool>,
 }
 
 fn client(account: &str, client: u64, now: Instant) -> Client {
@@ -110,13 +112,25 @@ fn client(account: &str, client: u64, now: Instant) -> Client {
 
 impl Storm {
     fn new(admission: TestAdmission, rng: fastrand::Rng) -> Self {
-        Self { admission, rng, now: Instant::now(), clients: 0, under_way: Vec::new(), turns: Vec::new() }
+        Self {
+            admission,
+            rng,
+            now: Instant::now(),
+            clients: 0,
+            under_way: Vec::new(),
+            turns: Vec::new(),
+            were_known: Vec::new(),
+        }
     }
 
     fn arrives(&mut self, account: usize) {
+        self.arrives_with(account, Proof::Known);
+    }
+
+    fn arrives_with(&mut self, account: usize, proof: Proof) {
         self.clients += 1;
         let name = if account == QUIET { "quiet".to_owned() } else { account.to_string() };
-        let client = client(&name, self.clients, self.now);
+        let client = Client { proof, ..client(&name, self.clients, self.now) };
         match self.admission.at_connect(client, self.now, &mut self.rng, || Waits(account)) {
             Verdict::Admit(pass) => self.under_way.push(pass),
             Verdict::Hold { .. } => {}
@@ -141,6 +155,7 @@ impl Storm {
         self.admission.next_turns(self.now, &mut self.rng, &mut turns);
         for (Waits(account), pass) in turns {
             self.turns.push(account);
+            self.were_known.push(pass.account.is_known());
             self.under_way.push(pass);
         }
     }
@@ -243,6 +258,72 @@ fn an_account_with_all_the_weight_goes_almost_first_and_one_with_priority_first(
         let priority = AccountLimits { priority: true, ..AccountLimits::default() };
         assert_eq!(went_before_the_last_of(priority, seed), 0, "seed {seed}");
     }
+}
+
+/// As one who has not logged in from where it comes.
+fn stranger(n: u64) -> Proof {
+    Proof::Missing(Claim { source: Source::NOWHERE, credential: CredentialKey::from_raw(n) })
+}
+
+/// Clients that are not known come to an account, and known ones after them. How many of these have had their turn
+/// before the first of the others has.
+fn known_before_strangers(limits: AccountLimits) -> usize {
+    let params = Params { accounts: HashMap::from([("0".to_owned(), limits)]), ..wide_open() };
+    let mut storm = Storm::new(TestAdmission::new(&params, unknown_servers(1)), fastrand::Rng::with_seed(7));
+    storm.arrives(QUIET);
+    (0..20).for_each(|n| storm.arrives_with(0, stranger(n)));
+    (0..5).for_each(|_| storm.arrives(0));
+    while storm.turns.len() < 25 {
+        storm.goes_on();
+    }
+    storm.were_known.iter().take_while(|known| **known).count()
+}
+
+#[test]
+fn known_clients_go_first_whatever_limits_their_account_has() {
+    let one = NonZeroU32::new(1000).unwrap();
+    let rate = Some(Rate { per_second: one, burst: one });
+    for quota in [
+        Quota::default(),
+        Quota { max_connections: Some(1000), ..Quota::default() },
+        Quota { rate, ..Quota::default() },
+    ] {
+        assert_eq!(known_before_strangers(AccountLimits { quota, ..AccountLimits::default() }), 5, "{quota:?}");
+    }
+}
+
+/// Servers lose known clients as fast as they take them back.
+#[test]
+fn new_clients_get_in_while_a_storm_of_known_ones_does_not_end() {
+    for seed in 0..SEEDS {
+        let mut storm = Storm::new(admission(&[1], 2), fastrand::Rng::with_seed(seed));
+        (0..50).for_each(|_| storm.arrives(0));
+        let new = 10;
+        (0..new).for_each(|n| storm.arrives_with(0, stranger(n)));
+        while storm.turns.len() < 150 {
+            let before = storm.turns.len();
+            storm.goes_on();
+            (before..storm.turns.len()).for_each(|_| storm.arrives(0));
+        }
+        let had_turn = storm.were_known.iter().filter(|known| !**known).count() as u64;
+        assert_eq!(had_turn, new, "seed {seed}");
+    }
+}
+
+#[test]
+fn a_stranger_whose_turn_it_is_and_who_lacks_a_token_keeps_no_known_client_out() {
+    let rate = |n| NonZeroU32::new(n).unwrap();
+    let quota = Quota { rate: Some(Rate { per_second: rate(1), burst: rate(100) }), ..Quota::default() };
+    let limits = AccountLimits { quota, ..AccountLimits::default() };
+    let params = Params { accounts: HashMap::from([("0".to_owned(), limits)]), ..wide_open() };
+    let mut storm = Storm::new(TestAdmission::new(&params, unknown_servers(1)), fastrand::Rng::with_seed(7));
+    storm.arrives(QUIET);
+    let account = storm.admission.accounts().of_name("0", storm.now);
+    while account.take_token(false, storm.now) {}
+    (0..5).for_each(|n| storm.arrives_with(0, stranger(n)));
+    (0..60).for_each(|_| storm.arrives(0));
+    (0..60).for_each(|_| storm.goes_on());
+    assert!(storm.were_known.len() >= 55 && storm.were_known.iter().all(|known| *known), "{:?}", storm.were_known);
 }
 
 /// Sends clients of an account until one is refused: how many came before it, and why it was.

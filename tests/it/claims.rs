@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use data_encoding::BASE64URL_NOPAD;
 use nkeys::KeyPair;
-use weir_testkit::*;
+use weir_testkit::{admin::AdminSocket, *};
 
 const QUOTA: &str = "maximum account active connections exceeded";
 
@@ -374,4 +374,43 @@ async fn wrong_passwords_spend_no_rate_of_a_known_client() {
         drop(clients);
         weir.assert_nothing_leaked().await;
     }
+}
+
+/// In an account without limits. All wait in a pause, those who are not known first, and go one after another.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_has_logged_in_before_has_a_turn_before_those_who_only_claim_to_be_of_the_account() {
+    let server = NatsServer::start(ServerOptions::default().with(PASSWORDS)).await;
+    let admin = AdminSocket::default();
+    let weir = WeirConfig::of_servers(&[&server])
+        .admission("rate = 2\nburst = 1")
+        .account("ORDERS", "users = [\"orders\"]")
+        .table(&admin.toml())
+        .start()
+        .await;
+    let orders = Login::user("orders", "op").lang("nats.js");
+    let before = RawClient::connect(&weir.address, &orders.clone().name("before")).await;
+    admin.does(&["pause"]).await;
+    let waits = |login: Login| {
+        let address = weir.address.clone();
+        tokio::spawn(async move {
+            let mut client = RawClient::attempt(&address, &login, PATIENCE).await.expect_in();
+            // The server numbers its connections as they come.
+            client.info_after_pong().await["client_id"].as_u64().unwrap()
+        })
+    };
+    let is_held = async |n: f64| drop(weir.until("it waits", |metrics| metrics.sum("weir_held") == n).await);
+    let mut others = Vec::new();
+    for n in 1..=3 {
+        others.push(waits(orders.clone().from_source([127, 0, 0, 2].into()).name(&format!("other-{n}"))));
+        is_held(n.into()).await;
+    }
+    let known = waits(orders.name("known"));
+    is_held(4.0).await;
+    admin.does(&["resume"]).await;
+    let known = known.await.unwrap();
+    for other in others {
+        let other = other.await.unwrap();
+        assert!(known < other, "its number is {known}, that of one who is not known {other}");
+    }
+    drop(before);
 }

@@ -1,6 +1,6 @@
 //! A lane for each account, or for each source where nobody but the clients has said who they are, served by deficit
 //! round robin: each lane in its turn sends as many clients as its weight. Within a lane clients go by rank, then by
-//! arrival.
+//! arrival, but for the turns that [`KnownFirst`] leaves to those who are not known.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -12,6 +12,7 @@ use std::{
 use crate::{
     admission::{
         queue::{
+            known_first::KnownFirst,
             position::Positions,
             turns_by_credential::TurnsByCredential,
             waiting::{QueueOrder, QueueRank, Ticket, Waiter, WaitingClient},
@@ -32,6 +33,8 @@ struct Lane<W> {
     ranks: BTreeMap<QueueRank, SameRank>,
     /// Where nobody knows whose clients they are: their credentials take turns.
     by_credential: Option<Box<TurnsByCredential>>,
+    /// Where they are clients of one account: how those that are known and the others take turns.
+    known_first: KnownFirst,
     /// How many clients it may send before the next lane's turn.
     weight: NonZeroU32,
     /// How many of these are left.
@@ -43,17 +46,53 @@ struct Lane<W> {
 }
 
 impl<W> Lane<W> {
-    /// Its first client, and the order of that.
+    /// Its next client to go, and the order of that.
     fn first(&self) -> Option<(QueueOrder, &WaitingClient<W>)> {
-        let (order, (_, client)) = match self.first_by_credential() {
-            Some(order) => self.waiting.get_key_value(&order)?,
-            None => self.waiting.first_key_value()?,
+        let by_credential = self.by_credential.as_ref().and_then(|turns| turns.first());
+        let order = match by_credential {
+            Some((_, order)) => order,
+            None => self
+                .known_first
+                .next(self.first_of_all()?, |from| self.waiting.range(from..).next().map(|(order, _)| *order)),
         };
-        Some((*order, client))
+        self.waiting.get(&order).map(|(_, client)| (order, client))
     }
 
-    fn first_by_credential(&self) -> Option<QueueOrder> {
-        self.by_credential.as_ref()?.first().map(|(_, order)| order)
+    fn first_of_all(&self) -> Option<QueueOrder> {
+        self.waiting.first_key_value().map(|(order, _)| *order)
+    }
+
+    /// The known client that goes where it is the turn of this one that is not known, and it may not: what it lacks,
+    /// such as a token that is for known clients alone, keeps nobody else out.
+    fn known_instead_of(&self, unknown: QueueOrder) -> Option<QueueOrder> {
+        let known = match &self.by_credential {
+            Some(turns) => turns.first_known(),
+            None => self.first_of_all(),
+        };
+        known.filter(|known| unknown.0.is_unknown() && !known.0.is_unknown() && known.0.is_like(unknown.0))
+    }
+
+    /// How many of its clients go before one of this rank that has this position there.
+    fn before(&self, rank: QueueRank, position: u64) -> usize {
+        let own = self.ranks.get(&rank).map_or(0, |same_rank| same_rank.positions.before(position));
+        let (mut better, mut known, mut unknown) = (0, 0, 0);
+        for (other, same_rank) in self.ranks.range(..rank) {
+            let clients = match (other.is_like(rank), other.is_unknown()) {
+                (false, _) => &mut better,
+                (true, false) => &mut known,
+                (true, true) => &mut unknown,
+            };
+            *clients += same_rank.positions.len();
+        }
+        better
+            + match rank.is_unknown() {
+                true => self.known_first.before_unknown(unknown + own, known),
+                false => {
+                    let unknown = self.ranks.range(rank.first_unknown()..).take_while(|(other, _)| other.is_like(rank));
+                    let unknown = unknown.map(|(_, same_rank)| same_rank.positions.len()).sum();
+                    self.known_first.before_known(known + own, unknown)
+                }
+            }
     }
 }
 
@@ -119,7 +158,8 @@ impl<W: Waiter> FairLanes<W> {
                 self.by_weight.entry(weight).or_default().lanes += 1;
                 let (waiting, ranks) = (BTreeMap::new(), BTreeMap::new());
                 let by_credential = (**name == *UNKNOWN_ACCOUNT).then(Box::default);
-                let lane = Lane { waiting, ranks, by_credential, weight, deficit: 0, is_passed_over: false, place };
+                let (known_first, deficit, is_passed_over) = (KnownFirst::default(), 0, false);
+                let lane = Lane { waiting, ranks, by_credential, known_first, weight, deficit, is_passed_over, place };
                 self.lanes.entry(Arc::clone(name)).or_insert(lane)
             }
         };
@@ -223,9 +263,7 @@ impl<W: Waiter> FairLanes<W> {
     pub fn find(&self, ticket: &Ticket) -> Option<(&WaitingClient<W>, usize)> {
         let lane = self.lanes.get(&ticket.lane)?;
         let (position, client) = lane.waiting.get(&ticket.order)?;
-        let rank = ticket.order.0;
-        let better: usize = lane.ranks.range(..rank).map(|(_, same_rank)| same_rank.positions.len()).sum();
-        let in_lane = better + lane.ranks.get(&rank).map_or(0, |same_rank| same_rank.positions.before(*position));
+        let in_lane = lane.before(ticket.order.0, *position);
         let most = lane.by_credential.as_ref().map(|turns| turns.most_before(client.waiter.credential()));
         let in_lane = most.map_or(in_lane, |most| most.min(in_lane));
         let of_weight = |(weight, same_weight): (&NonZeroU32, &SameWeight)| {
@@ -298,11 +336,25 @@ impl<W: Waiter> FairLanes<W> {
             let lane = self.lanes.get_mut(account)?;
             let (order, _) = lane.first()?;
             let (_, first) = lane.waiting.get_mut(&order)?;
-            if first.waiter.has_left() || now >= first.last_turn() {
+            let is_gone = |client: &WaitingClient<W>| client.waiter.has_left() || now >= client.last_turn();
+            if is_gone(first) {
                 let ticket = first.ticket(order);
                 self.remove(&ticket);
-            } else if may_go(first) {
-                let next = first.ticket(order);
+                continue;
+            }
+            let mut next = may_go(first).then(|| first.ticket(order));
+            if next.is_none()
+                && let Some(order) = lane.known_instead_of(order)
+                && let Some((_, known)) = lane.waiting.get_mut(&order)
+            {
+                if is_gone(known) {
+                    let ticket = known.ticket(order);
+                    self.remove(&ticket);
+                    continue;
+                }
+                next = may_go(known).then(|| known.ticket(order));
+            }
+            if let Some(next) = next {
                 if lane.deficit == 0 {
                     lane.deficit = lane.weight.get();
                 }
@@ -332,6 +384,7 @@ impl<W: Waiter> FairLanes<W> {
     pub fn take(&mut self, next: &Ticket) -> Option<WaitingClient<W>> {
         let lane = self.lanes.get_mut(&next.lane)?;
         lane.deficit = lane.deficit.saturating_sub(1);
+        lane.known_first.had_turn(next.order.0);
         if let Some(turns) = &mut lane.by_credential
             && let Some((_, client)) = lane.waiting.get(&next.order)
         {

@@ -3,6 +3,7 @@
 
 mod class;
 pub mod fair_lanes;
+mod known_first;
 pub mod position;
 pub mod release;
 mod turns_by_credential;
@@ -156,7 +157,11 @@ mod tests {
 
     use super::*;
     use crate::{
-        admission::{AccountLimits, client::Proof, quota::accounts::Accounts},
+        admission::{
+            AccountLimits, Source,
+            client::{Claim, Proof},
+            quota::accounts::Accounts,
+        },
         client_library::returns::Return,
         identity::{ClientKey, UNKNOWN_ACCOUNT},
     };
@@ -183,6 +188,8 @@ mod tests {
         queue: Queue<StayingClient>,
         accounts: Accounts,
         start: Instant,
+        /// Of those that come.
+        proof: Proof,
     }
 
     impl TestQueue {
@@ -193,7 +200,8 @@ mod tests {
             let configured: HashMap<_, _> = configured.chain(priority).collect();
             let accounts = Accounts::new(limits(1), configured, Arc::default());
             let start = Instant::now();
-            Self { queue: Queue { began: Some(start), ..Queue::default() }, accounts, start }
+            let queue = Queue { began: Some(start), ..Queue::default() };
+            Self { queue, accounts, start, proof: Proof::Known }
         }
 
         fn push(&mut self, account: &str, since: u64, flapping: bool) -> Ticket {
@@ -220,7 +228,7 @@ mod tests {
             is_leafnode: bool,
             waiter: StayingClient,
         ) -> Ticket {
-            let account = self.accounts.enter(&account.into(), Proof::Known, self.start).unwrap();
+            let account = self.accounts.enter(&account.into(), self.proof, self.start).unwrap();
             let has_priority = account.account().has_priority();
             let client = WaitingClient {
                 waiter,
@@ -513,6 +521,31 @@ mod tests {
                     let leafnodes = four.iter().filter(|one| **one).count();
                     prop_assert_eq!(leafnodes, 3, "{:?}", &order);
                 }
+            }
+        }
+    }
+
+    proptest! {
+        /// Known clients and others, of which some have gone: how many go before each, and who goes when.
+        #[test]
+        fn one_turn_in_ten_is_for_those_who_are_not_known(known in 0u64..90, unknown in 0u64..30, gone in 0usize..20) {
+            let mut queue = TestQueue::new(&[]);
+            let mut tickets = HashMap::new();
+            queue.proof = Proof::Missing(Claim { source: Source::NOWHERE, credential: CredentialKey::from_raw(1) });
+            (0..unknown).for_each(|n| drop(tickets.insert(format!("A{n}"), queue.push("A", n, false))));
+            queue.proof = Proof::Known;
+            (100..100 + known).for_each(|n| drop(tickets.insert(format!("A{n}"), queue.push("A", n, false))));
+            (0..gone).filter_map(|_| queue.next(|_| true)).for_each(|name| drop(tickets.remove(&name)));
+            let ahead: HashMap<_, _> =
+                tickets.iter().map(|(name, ticket)| (name.clone(), queue.queue.find(ticket).unwrap().1)).collect();
+            let order = queue.order();
+            for (went_before, name) in order.iter().enumerate() {
+                prop_assert_eq!(ahead[name], went_before, "{} of {:?}", name, &order);
+            }
+            let is_known = |name: &String| name.len() == 4;
+            let last = |known| order.iter().rposition(|name| is_known(name) == known).map_or(0, |last| last + 1);
+            for ten in order[..last(true).min(last(false))].windows(10) {
+                prop_assert_eq!(ten.iter().filter(|name| is_known(name)).count(), 9, "{:?}", &order);
             }
         }
     }

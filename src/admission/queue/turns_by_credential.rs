@@ -10,7 +10,10 @@ mod tests;
 
 use std::collections::{BTreeSet, HashMap};
 
-use crate::{admission::queue::waiting::QueueOrder, identity::CredentialKey};
+use crate::{
+    admission::queue::{known_first::KnownFirst, waiting::QueueOrder},
+    identity::CredentialKey,
+};
 
 /// What a client shows to say who it is; `None`: nothing by which its account could be known later.
 type Shown = Option<CredentialKey>;
@@ -23,6 +26,7 @@ struct Line {
     /// How many turns it has had, counted from those that others like it had when it became one of them.
     round: u64,
     waiting: BTreeSet<QueueOrder>,
+    known_first: KnownFirst,
 }
 
 /// The place of a line among those like it: who waits for a place of a lease is behind all others, then who has had
@@ -30,8 +34,14 @@ struct Line {
 type Place = (bool, u64, QueueOrder, Shown);
 
 impl Line {
-    fn place(&self, credential: Shown) -> Option<Place> {
+    /// Its next client to go.
+    fn next(&self) -> Option<QueueOrder> {
         let first = *self.waiting.first()?;
+        Some(self.known_first.next(first, |from| self.waiting.range(from..).next().copied()))
+    }
+
+    fn place(&self, credential: Shown) -> Option<Place> {
+        let first = self.next()?;
         Some((first.0.waits_for_place, self.round, first, credential))
     }
 }
@@ -62,6 +72,12 @@ impl TurnsByCredential {
         first.map(|&(.., order, credential)| (credential, order))
     }
 
+    /// The first known client of the credential whose turn is next.
+    pub fn first_known(&self) -> Option<QueueOrder> {
+        let (credential, _) = self.first()?;
+        self.lines.get(&credential)?.waiting.first().copied()
+    }
+
     fn first_of(&self, named: bool) -> Option<&Place> {
         self.sequences[usize::from(named)].first()
     }
@@ -83,7 +99,12 @@ impl TurnsByCredential {
     /// This credential has had a turn.
     pub fn had_turn(&mut self, credential: Shown) {
         self.is_turn_of_named = self.lines.get(&credential).is_some_and(|line| !line.is_named);
-        self.change(credential, |line| line.round += 1);
+        self.change(credential, |line| {
+            line.round += 1;
+            if let Some((rank, _)) = line.next() {
+                line.known_first.had_turn(rank);
+            }
+        });
     }
 
     /// A server has named the account of this credential.

@@ -104,9 +104,9 @@ pub type QueueOrder = (QueueRank, u64);
 
 /// Who goes first: those that have their places in all quotas, since whoever waits for a place of a lease would keep
 /// them out with the places that they hold. Then by [`Seniority`]: non-flapping clients first, then those that are
-/// known, then by how long they have been retrying, in steps of 4 s. Clients of one step go in the order of their
-/// arrival. So a waiting client is not displaced by each one that comes back meanwhile, and its turn can be estimated
-/// in time.
+/// known (others get [one turn in ten](super::known_first)), then by how long they have been retrying, in steps of 4 s.
+/// Clients of one step go in the order of their arrival. So a waiting client is not displaced by each one that comes
+/// back meanwhile, and its turn can be estimated in time.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct QueueRank {
     pub(super) waits_for_place: bool,
@@ -127,6 +127,22 @@ impl QueueRank {
             unknown: !account.is_known(),
             step: (since / RANK_STEP_MILLIS) as u64,
         }
+    }
+
+    /// Whether its client is not known.
+    pub fn is_unknown(self) -> bool {
+        self.unknown
+    }
+
+    /// The first rank of clients that are like those of this one but for not being known.
+    pub fn first_unknown(self) -> Self {
+        Self { unknown: true, step: 0, ..self }
+    }
+
+    /// Whether clients of the other rank are like those of this one but for being known, and for how long they have
+    /// been retrying.
+    pub fn is_like(self, other: Self) -> bool {
+        self.first_unknown() == other.first_unknown()
     }
 }
 

@@ -318,7 +318,7 @@ impl Account {
             reserve(u32::MAX);
             self.warned.note(Refusal::AccountQuota);
         }
-        let mut slot = AccountSlot::new(self);
+        let mut slot = AccountSlot::of_client(self, proof);
         slot.claim = claim.map(Box::new);
         Ok(slot)
     }
@@ -379,7 +379,7 @@ pub struct AccountSlot {
     other_quotas: UserAndNameSlots,
     /// Its place among the leafnodes of the account, where it is one.
     leafnode: Option<Box<LeafnodeSlot>>,
-    /// What its client claims without proof.
+    /// What its client claims without proof, where that counts in a quota or a rate.
     claim: Option<Box<Claim>>,
     /// What enforce mode would have done with its client.
     observed: Option<Box<Observed>>,
@@ -388,6 +388,8 @@ pub struct AccountSlot {
     /// Whether it is for the login of a session that goes to another server. That has a slot of its own, and stays the
     /// one connection that it is.
     is_of_move: bool,
+    /// Whether its client is not known, whether or not the account has limits that this matters for.
+    is_unproven: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -420,7 +422,15 @@ impl AccountSlot {
         let source = SourceKey::default();
         let (account, state) = (Arc::clone(account), SlotState::Waiting);
         let (leafnode, claim, observed, lease) = (None, None, None, None);
-        Self { account, state, source, other_quotas, leafnode, claim, observed, lease, is_of_move: false }
+        let (is_of_move, is_unproven) = (false, false);
+        Self { account, state, source, other_quotas, leafnode, claim, observed, lease, is_of_move, is_unproven }
+    }
+
+    /// The same, of a client with this proof.
+    pub(super) fn of_client(account: &Arc<Account>, proof: Proof) -> Self {
+        let mut slot = Self::new(account);
+        slot.is_unproven = proof.missing().is_some();
+        slot
     }
 
     /// For the login of a session of this account that goes to another server: a handshake, and no connection.
@@ -484,7 +494,7 @@ impl AccountSlot {
 
     /// Whether its client is known.
     pub fn is_known(&self) -> bool {
-        self.claim.is_none()
+        !self.is_unproven
     }
 
     /// The quota that has no room for its client any more, since known ones have come.
@@ -507,9 +517,11 @@ impl AccountSlot {
     /// The quota that has no room for it, since known clients have come meanwhile.
     pub fn prove(&mut self, now: Instant) -> Result<(), Refusal> {
         self.prove_leafnode(now)?;
+        if std::mem::take(&mut self.is_unproven) && !self.is_extra() {
+            self.account.charge_known(now);
+        }
         if let Some(claim) = self.claim.take() {
             let account = &self.account;
-            account.charge_known(now);
             if self.lease.is_some() || !self.is_bounded() {
                 account.unproven.prove(*claim, |_| ());
                 return self.other_quotas.prove(now);

@@ -45,7 +45,7 @@ impl Account {
             Some(claim) => self.unproven.enter(claim, || self.connections.reserve(u32::MAX)),
             None => self.connections.reserve(u32::MAX),
         };
-        let mut slot = AccountSlot::new(self);
+        let mut slot = AccountSlot::of_client(self, proof);
         slot.claim = claim.map(Box::new);
         slot.lease = self.allowance.get().map(|allowance| Box::new(Lease::Held(allowance.take_over())));
         Ok(slot)

@@ -54,7 +54,7 @@ impl Account {
         if allowance.quota().is_none() && self.connections.total() > self.most_in_all() {
             self.warned.note(Refusal::AccountQuota);
         }
-        let mut slot = AccountSlot::new(self);
+        let mut slot = AccountSlot::of_client(self, proof);
         slot.claim = claim.map(Box::new);
         slot.lease = Some(Box::new(Lease::Held(place)));
         Ok(slot)
@@ -72,7 +72,7 @@ impl Account {
         now: Instant,
     ) -> Option<AccountSlot> {
         let wait = self.allowance.get()?.wait(now)?;
-        let mut slot = AccountSlot::new(self);
+        let mut slot = AccountSlot::of_client(self, proof);
         slot.claim = proof.missing().map(Box::new);
         slot.lease = Some(Box::new(Lease::Waits(wait)));
         Some(slot)
