@@ -60,7 +60,14 @@ impl Waiter for TurnSender {
 /// A server has named this account for a credential. Clients that wait with it take turns from now on with those that
 /// are known.
 pub fn learn(admission: &SessionAdmission, directory: &Directory, credential: CredentialKey, account: &Arc<str>) {
-    if directory.learn(credential, account) {
+    if directory.learn(credential, account, timer::now()) {
+        admission.account_is_named(credential);
+    }
+}
+
+/// The same where the account may be what was assumed: it is noted only where a server has named one before.
+pub fn named(admission: &SessionAdmission, directory: &Directory, credential: CredentialKey, account: &Arc<str>) {
+    if directory.named(credential, account, timer::now()) == Some(true) {
         admission.account_is_named(credential);
     }
 }
@@ -115,7 +122,7 @@ mod tests {
         let waiter = || TurnSender::of_login(oneshot::channel().0, &directory, credential);
         let waits = waiter();
         assert_eq!(waits.account_by_now(), None);
-        directory.learn(credential, &"A".into());
+        directory.learn(credential, &"A".into(), timer::now());
         assert_eq!(waits.account_by_now().as_deref(), Some("A"));
         assert_eq!(waiter().account_by_now(), None, "it waits in the lane of A anyway");
     }

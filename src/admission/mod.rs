@@ -101,7 +101,7 @@ pub use self::{
     params::{AccountLimits, Params, PatternQuota, Quota, RehomeLimits},
     queue::{release::Failover, waiting::Waiter},
     quota::{
-        account::{Account, AccountSlot, LoginOf},
+        account::{Account, AccountSlot, LearnsAnew, LoginOf},
         accounts::Accounts,
         limit::{Limit, Permit},
         rate::Rate,

@@ -1,5 +1,6 @@
-//! Finds out which account a client is in by asking the server, once for each credential. Servers since 2.12 tell it
-//! themselves in INFO; older ones have to be asked.
+//! Finds out which account a client is in by asking the server: once for each credential, and again when the answer is
+//! not [certain](Directory::certain) any more. Servers since 2.12 tell it themselves in INFO; older ones have to be
+//! asked.
 
 use std::{
     collections::{HashMap, VecDeque, hash_map::Entry},
@@ -88,7 +89,11 @@ pub async fn run(
                 ports.clear();
             }
             let Some(lookup) = next(&mut lookups, &mut unanswered).await else { return };
-            if !directory.has_learned(lookup.credential) {
+            // One that is to be told wants to know it of its own connection.
+            let is_told = matches!(lookup.then, Then::Tell(_));
+            let certain = || directory.certain(lookup.credential, servers.reconfigured_at(), timer::now());
+            let mut account = if is_told { None } else { certain() };
+            if account.is_none() {
                 // All that wait for a server that does not answer would wait for each other's timeouts.
                 if silent.get(&lookup.server).is_some_and(|until| Instant::now() < *until) {
                     ask_again(&mut unanswered, lookup);
@@ -96,8 +101,9 @@ pub async fn run(
                 }
                 let asked = ask(&servers, &advertised_info, &access, &mut ports, &lookup);
                 match timeout(ANSWER_TIMEOUT, asked).await.unwrap_or(Err(PollError::TimedOut)) {
-                    Ok(Some(account)) => {
-                        dispatch::learn(&admission, &directory, lookup.credential, &account.into());
+                    Ok(Some(named)) => {
+                        let named = account.insert(named.into());
+                        dispatch::learn(&admission, &directory, lookup.credential, named);
                     }
                     // The client has left already.
                     Ok(None) => {}
@@ -113,7 +119,7 @@ pub async fn run(
                     }
                 }
             }
-            if let Some(account) = directory.learned(lookup.credential) {
+            if let Some(account) = account {
                 match lookup.then {
                     Then::Move(slot, session) => {
                         if let Some(slot) = slot.upgrade() {

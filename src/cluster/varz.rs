@@ -36,6 +36,12 @@ pub(super) struct Varz {
     trusted_operators_jwt: Vec<IgnoredAny>,
     #[serde(default)]
     trusted_operators_claim: Vec<IgnoredAny>,
+    /// Of its configuration file; since 2.11.
+    #[serde(default)]
+    config_digest: String,
+    /// When it last read that.
+    #[serde(default)]
+    config_load_time: String,
     /// Per cent of one core, over the last second.
     #[serde(default)]
     cpu: f64,
@@ -113,6 +119,7 @@ impl TryFrom<Varz> for Reading {
             system_account: Some(varz.system_account).filter(|name| !name.is_empty()),
             requires_tls: varz.tls_required,
             trusts_operator: !varz.trusted_operators_jwt.is_empty() || !varz.trusted_operators_claim.is_empty(),
+            config: if varz.config_digest.is_empty() { varz.config_load_time } else { varz.config_digest },
             cpu: varz.cpu / 100.0,
             cores: if varz.gomaxprocs > 0 { varz.gomaxprocs.min(varz.cores) } else { varz.cores },
         })
@@ -142,6 +149,18 @@ mod tests {
         assert_eq!(cores(r#","cpu":150,"cores":8,"gomaxprocs":2"#), (1.5, 2));
         assert_eq!(cores(r#","cpu":0,"cores":8"#), (0.0, 8));
         assert_eq!(cores(""), (0.0, 0));
+    }
+
+    #[test]
+    fn a_configuration_is_told_by_its_digest_else_by_when_it_was_read() {
+        let config = |more: &str| {
+            let json = format!(
+                r#"{{"server_name":"n1","version":"2.15.1","connections":3,"max_connections":1,"server_id":"NA","uptime":"1s"{more}}}"#
+            );
+            Reading::try_from(serde_json::from_str::<Varz>(&json).unwrap()).unwrap().config
+        };
+        assert_eq!(config(r#","config_load_time":"now","config_digest":"sha256:1""#), "sha256:1");
+        assert_eq!([config(r#","config_load_time":"now""#), config("")], ["now", ""]);
     }
 
     #[test]

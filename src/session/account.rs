@@ -11,7 +11,7 @@ use tokio::{
 };
 
 use crate::{
-    admission::{Account, AccountSlot, Claim, Pass},
+    admission::{Account, AccountSlot, Claim, LearnsAnew, Pass, Proof},
     cluster::account_lookup::{AccountLookup, Then},
     dial::LoggedIn,
     dispatch,
@@ -34,6 +34,25 @@ pub(super) struct UnknownAccount {
     credential: CredentialKey,
 }
 
+/// Lets a client through to a server where the account that its credential is known by has no room for it, and where
+/// that may be wrong: a server has said so long ago or before a server got another configuration, or of other logins
+/// only. One at a time, and its place there is its own only once the server has named another account.
+pub(super) fn learn_anew(
+    cx: &Context,
+    (credential, claim): (CredentialKey, Claim),
+    account: &Arc<str>,
+    proof: Proof,
+) -> Option<Box<LearnsAnew>> {
+    let (admission, directory, now) = (&cx.shared.admission, &cx.shared.directory, now());
+    let known = admission.accounts().find(account).filter(|account| account.is_full(proof, now))?;
+    if admission.is_observing() || directory.learned(credential).is_none_or(|learned| learned != *account) {
+        return None;
+    }
+    let is_certain = admission.login_history().is_good(claim.credential)
+        && directory.certain(credential, cx.shared.servers.reconfigured_at(), now).is_some();
+    if is_certain { None } else { known.learn_anew(proof).map(Box::new) }
+}
+
 /// A server has let the client in: what it was granted for what it merely claimed is settled by the account that the
 /// server names. Returns what to ask where the server does not name it.
 ///
@@ -47,12 +66,25 @@ pub(super) async fn settle(
     upstream: &LoggedIn,
 ) -> Result<Option<UnknownAccount>, Refusal> {
     let (shared, server) = (&cx.shared, Arc::clone(pass.server.server()));
-    let mut named = upstream.info.remote_account().map(Arc::from).or_else(|| shared.directory.learned(credential));
+    let learns_anew = cx.learns_anew.is_some();
+    let mut named: Option<Arc<str>> = upstream.info.remote_account().map(Arc::from);
+    match &named {
+        Some(told) if pass.account.account().name() == told => {
+            dispatch::named(&shared.admission, &shared.directory, credential, told);
+        }
+        Some(told) => dispatch::learn(&shared.admission, &shared.directory, credential, told),
+        None if learns_anew => {}
+        None => named = shared.directory.certain(credential, shared.servers.reconfigured_at(), now()),
+    }
     let client_id = upstream.info.client_id().filter(|_| named.is_none());
     let mut unknown = client_id.map(|client_id| UnknownAccount { server: server.id(), client_id, credential });
-    let is_privileged = downstream.entry.is_none() || pass.server.is_from_reserve();
+    let is_privileged = downstream.entry.is_none() || pass.server.is_from_reserve() || learns_anew;
     if is_privileged && let Some(unknown) = unknown.take_if(|_| named.is_none()) {
         named = unknown.ask_now(shared).await;
+    }
+    if learns_anew && named.is_none() {
+        // What was known before is still the best.
+        return Err(Refusal::AccountQuota);
     }
     if let Some(named) = &named {
         server.auth_mode().named_account(named);
@@ -78,7 +110,6 @@ pub(super) async fn settle(
     if let Some(named) = named
         && *pass.account.account().name() != named
     {
-        dispatch::learn(&shared.admission, &shared.directory, credential, &named);
         let enter = || shared.admission.enter_named(&named, &pass.account, now());
         let slot = enter_shared(shared, &named, enter).await?;
         pass.account.move_to(slot);

@@ -11,7 +11,7 @@ use tokio::{net::TcpStream, time::Instant};
 use tracing::info;
 
 use crate::{
-    admission::{AcceptPermit, AccountSlot, FAIR_TIME, Would, policies::Described},
+    admission::{AcceptPermit, AccountSlot, FAIR_TIME, LearnsAnew, Would, policies::Described},
     identity::ClientKey,
     net::{
         stream::{Stream, TlsInUse},
@@ -58,6 +58,8 @@ pub(super) struct Context {
     pub peer: SocketAddr,
     /// By what weir recognises a client whose last login from its source was good.
     pub known_client: Option<ClientKey>,
+    /// Lets the client through to a server, although the account that it is known to be of has no room.
+    pub learns_anew: Option<Box<LearnsAnew>>,
     pub log: LogFields,
 }
 
@@ -112,8 +114,8 @@ impl Context {
         let peer = canonical(peer);
         let id = shared.next_id.fetch_add(1, Relaxed);
         let accepted = Instant::now();
-        let (known_client, log) = (None, LogFields::default());
-        Self { shared, listener, id, accepted, heard_after_ms: 0, waited: false, peer, known_client, log }
+        let (known_client, learns_anew, log) = (None, None, LogFields::default());
+        Self { shared, listener, id, accepted, heard_after_ms: 0, waited: false, peer, known_client, learns_anew, log }
     }
 
     /// For a client that another process has accepted.
@@ -124,8 +126,8 @@ impl Context {
         peer: SocketAddr,
         (accepted, heard_after_ms, waited): (Instant, u32, bool),
     ) -> Self {
-        let (known_client, log) = (None, LogFields::default());
-        Self { shared, listener, id, accepted, heard_after_ms, waited, peer, known_client, log }
+        let (known_client, learns_anew, log) = (None, None, LogFields::default());
+        Self { shared, listener, id, accepted, heard_after_ms, waited, peer, known_client, learns_anew, log }
     }
 
     /// From accept until the client did the last thing that weir waited for before INFO, in milliseconds.

@@ -7,10 +7,11 @@ use tracing::debug;
 
 use crate::{
     admission::{AcceptPermit, Claim, Client, Deadlines, Proof, QuotaIdentity, Wait},
-    identity::{Claims, Credential, CredentialKey},
+    identity::{Claims, Credential, CredentialKey, UNKNOWN_ACCOUNT},
     outcome::Refusal,
     relay::registry::Said,
     session::{
+        account,
         context::{Context, End},
         dial_first::DialFirst,
         downstream::Downstream,
@@ -100,11 +101,14 @@ impl Greeted {
             let Downstream { stream, preface, refusing: _refusing, .. } = downstream;
             return Err(refuse(cx, Refusable::Nats(stream, preface), reason, refused).await);
         }
+        let proof = if is_known { Proof::Known } else { Proof::Missing(claim) };
+        cx.learns_anew = None;
+        cx.learns_anew = account::learn_anew(cx, (credential_key, claim), &account, proof);
         cx.log.client = Some(key);
         cx.log.account = Some(Arc::clone(&account));
+        let account = if cx.learns_anew.is_some() { UNKNOWN_ACCOUNT.into() } else { account };
         let quota_identity = quota_identity(cx, credential, user_key, &downstream);
         let may_use_reserve = operator.is_some();
-        let proof = if is_known { Proof::Known } else { Proof::Missing(claim) };
         downstream.operator = operator;
         let would_refuse = downstream.entry.as_ref().and_then(AcceptPermit::would_refuse);
         let Deadlines { hold_until, answer_by, returns } = deadlines;

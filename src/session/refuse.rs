@@ -51,6 +51,7 @@ pub(super) async fn refuse(
     reason: Refusal,
     (_counted, step): (SessionWait, Step),
 ) -> End {
+    cx.learns_anew = None;
     cx.lacks_place(reason);
     let at = match step {
         Step::Wait(_) if cx.shared.must_hurry(reason) => Instant::now(),
@@ -73,6 +74,7 @@ pub(super) async fn refuse(
 
 /// Refuses a client that has sent its CONNECT, now.
 pub(super) async fn refuse_now(cx: &mut Context, stream: Stream, preface: Preface, reason: Refusal) -> End {
+    cx.learns_anew = None;
     cx.lacks_place(reason);
     Refusable::Nats(stream, preface).tell(cx, reason).await
 }

@@ -147,7 +147,7 @@ impl Shared {
         // Ids are counted from there; half of all are left for those to come.
         self.next_id.fetch_max(next_id.min(u64::MAX / 2), Relaxed);
         if has_same_keys {
-            self.directory.recall(learned);
+            self.directory.recall(learned, now);
         } else {
             admission.forget_keys();
         }

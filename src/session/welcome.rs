@@ -39,10 +39,12 @@ impl Connected {
             Ok(unknown) => unknown,
             Err(reason) => {
                 drop(upstream);
+                cx.learns_anew = None;
                 let Downstream { stream, preface, entry: _entry, refusing: _refusing, .. } = downstream;
                 return Err(refuse_now(cx, stream, preface, reason).await);
             }
         };
+        cx.learns_anew = None;
         let server = Arc::clone(pass.server.server());
         pass.account.session_began();
         cx.log.account = Some(Arc::clone(pass.account.account().name()));

@@ -364,6 +364,12 @@ impl Servers {
         self.list().iter().any(|server| server.is_system_account(account))
     }
 
+    /// When a reading has last shown that the configuration of a server is another one than before: users may be in
+    /// other accounts since.
+    pub fn reconfigured_at(&self) -> Option<Instant> {
+        self.list().iter().filter_map(|server| server.reconfigured_at()).max()
+    }
+
     /// The longest argument of a control line that any server accepts, in bytes: a client is placed on one that accepts
     /// its CONNECT. What weir reads of a client before that is bounded, whatever a server says.
     pub fn max_control_line(&self) -> usize {

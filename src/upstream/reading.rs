@@ -34,6 +34,9 @@ pub struct Reading {
     pub requires_tls: bool,
     /// Whether it trusts an operator, so that its users are those of JWTs.
     pub trusts_operator: bool,
+    /// What tells its configuration from another one: the digest of the file or, from older servers, when they read it;
+    /// empty where it says neither.
+    pub config: String,
     /// CPU that its process used in its last second; 1.0 is one core.
     pub cpu: f64,
     /// Cores that it may use; 0 where it does not say.

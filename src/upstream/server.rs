@@ -120,6 +120,9 @@ struct State {
     leafnode_health: Health,
     read_at: Option<Instant>,
     last_reading: Option<Reading>,
+    /// See [`Reading::config`], and when a reading has last shown another one than before.
+    config: String,
+    reconfigured_at: Option<Instant>,
     full_until: Option<Instant>,
     throttled_until: Option<Instant>,
     lame_duck_until: Option<Instant>,

@@ -135,6 +135,7 @@ impl World {
             system_account: None,
             requires_tls: false,
             trusts_operator: false,
+            config: String::new(),
             cpu: if since > 0.0 { real.used / since } else { 0.0 },
             cores: if self.says_cores { real.cores as u32 } else { 0 },
         };

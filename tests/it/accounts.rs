@@ -307,3 +307,67 @@ async fn weir_and_the_server_never_disagree_about_who_it_is() {
     }
     weir.assert_nothing_leaked().await;
 }
+
+const MOVED: &str = "{user: moved, password: p}";
+
+/// A server that moves a user from account A, which the user `stays` keeps full, to B, and weir with a quota of one for
+/// A that knows both users as A's.
+async fn moved_out_of_a_full_account(options: ServerOptions) -> (NatsServer, Weir, RawClient) {
+    let accounts = format!("accounts {{ A {{ users: [{{user: stays, password: p}}, {MOVED}] }}, B {{ users: [] }} }}");
+    let mut server = NatsServer::start(options.with(&accounts)).await;
+    let weir = WeirConfig::of_servers(&[&server]).account("A", "max_connections = 1").start().await;
+    for user in ["stays", "moved"] {
+        let client = RawClient::connect(&weir.address, &Login::user(user, "p")).await;
+        counts(&weir, "A", 1).await;
+        drop(client);
+        counts(&weir, "A", 0).await;
+    }
+    let stays = RawClient::connect(&weir.address, &Login::user("stays", "p")).await;
+    counts(&weir, "A", 1).await;
+    assert_eq!(refusal(&weir, &Login::user("moved", "p")).await.as_deref(), Some(QUOTA), "it is in A, and A is full");
+    let (before, after) = (format!(", {MOVED}] }}, B {{ users: [] }}"), format!("] }}, B {{ users: [{MOVED}] }}"));
+    server.reload(&before, &after).await;
+    (server, weir, stays)
+}
+
+/// weir hears of the other configuration with its next reading.
+async fn the_one_who_was_moved_gets_in(server: &NatsServer, weir: &Weir, mut stays: RawClient) {
+    let moved = eventually(PATIENCE, "it is let in", async || {
+        RawClient::attempt(&weir.address, &Login::user("moved", "p"), PATIENCE).await.into_client().ok_or("refused")
+    })
+    .await;
+    counts(weir, "A", 1).await;
+    counts(weir, "B", 1).await;
+    let another = RawClient::connect(&weir.address, &Login::user("moved", "p")).await;
+    counts(weir, "B", 2).await;
+    stays.round_trip().await.expect("it stays");
+    for _ in 0..10 {
+        assert_eq!(refusal(weir, &Login::user("stays", "p")).await.as_deref(), Some(QUOTA), "this one is in A");
+    }
+    // The first of them has been at the server, and leaves it.
+    eventually(PATIENCE, "each is in its account", async || {
+        let seen = (server.account_connections("A").await, server.account_connections("B").await);
+        if seen == (1, 2) { Ok(()) } else { Err(seen) }
+    })
+    .await;
+    drop((moved, another, stays));
+    weir.assert_nothing_leaked().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_user_who_was_moved_out_of_a_full_account_gets_in() {
+    nats::at_least(2, 12);
+    let (server, weir, stays) = moved_out_of_a_full_account(ServerOptions::default()).await;
+    the_one_who_was_moved_gets_in(&server, &weir, stays).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_user_who_was_moved_gets_in_where_servers_do_not_tell() {
+    let old = match nats::debian().await {
+        Ok(old) => old,
+        Err(why) => return skip(&why),
+    };
+    let options = ServerOptions { binary: Some(old), ..ServerOptions::default() };
+    let (server, weir, stays) = moved_out_of_a_full_account(options).await;
+    the_one_who_was_moved_gets_in(&server, &weir, stays).await;
+}

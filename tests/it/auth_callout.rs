@@ -219,3 +219,31 @@ async fn clients_that_show_one_sentinel_are_not_one_client() {
         weir.assert_nothing_leaked().await;
     }
 }
+
+/// The user name is the same in every tenant; who has which password is of which account only the service knows.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_user_name_that_stands_for_several_accounts_is_of_none_until_a_server_has_said() {
+    nats::at_least(2, 12);
+    let callout = Callout::new().account_of_password(|password| password.to_uppercase());
+    let accounts = "A { users: [] }, B { users: [] }";
+    let server = NatsServer::start(ServerOptions::default().with(&callout.server_config_for(accounts))).await;
+    let _service = callout.run(&server.address, Duration::ZERO).await;
+    let weir = WeirConfig::of_servers(&[&server]).account("A", "max_connections = 1").start().await;
+    let [a, b] = ["a", "b"].map(|password| Login::user("app", password));
+    let first = RawClient::connect(&weir.address, &a).await;
+    // The name is known as A's, which is full.
+    let mut of_b = vec![RawClient::connect(&weir.address, &b).await];
+    assert_eq!(RawClient::attempt(&weir.address, &a, PATIENCE).await.refusal(), Some(QUOTA));
+    for _ in 0..5 {
+        of_b.push(RawClient::connect(&weir.address, &b).await);
+        assert_eq!(RawClient::attempt(&weir.address, &a, PATIENCE).await.refusal(), Some(QUOTA));
+    }
+    // Who is refused has been at the server, and leaves it.
+    eventually(PATIENCE, "each is in its account", async || {
+        let seen = (server.account_connections("A").await, server.account_connections("B").await);
+        if seen == (1, 6) { Ok(()) } else { Err(seen) }
+    })
+    .await;
+    drop((first, of_b));
+    weir.assert_nothing_leaked().await;
+}

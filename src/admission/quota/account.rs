@@ -42,9 +42,12 @@ use crate::{
 
 mod handshake;
 mod leafnode;
+mod learns_anew;
 mod leased;
 mod observed;
 pub(in crate::admission) mod remembered;
+
+pub use learns_anew::LearnsAnew;
 
 /// Clients of whom no server has named the account are of many accounts. So many of their logins may be under way on
 /// one server, although some hang there.
@@ -78,6 +81,8 @@ pub struct Account {
     pub(super) had_session: AtomicBool,
     /// Whether a login of it has ever been overdue.
     had_overdue: AtomicBool,
+    /// Whether a client, one that is not known or one that is, is let through to a server although there is no room.
+    learns_anew: [AtomicBool; 2],
     /// Its clients have not said yet who they are: nothing is measured.
     is_nobody: bool,
     /// What a login takes, in nanoseconds: readable without the lock.
@@ -105,6 +110,7 @@ impl Account {
             logins: Mutex::default(),
             had_session: AtomicBool::new(false),
             had_overdue: AtomicBool::new(false),
+            learns_anew: Default::default(),
             is_nobody: false,
             login_time: AtomicU64::new(0),
             allowance: OnceLock::new(),

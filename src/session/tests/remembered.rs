@@ -36,7 +36,7 @@ fn after_clients(shared: &Shared, clients: u32, now: Instant) -> Vec<Login> {
     let login = |n: u32| {
         let key = shared.keys.credential(Credential::User(&format!("user-{n}")));
         let login = Login { client: shared.keys.client(source(n), key, Some("client")), key };
-        shared.directory.learn(key, &format!("ACCOUNT-{}", n % 100).into());
+        shared.directory.learn(key, &format!("ACCOUNT-{}", n % 100).into(), now);
         shared.admission.source_reputation().succeeded(source(n), key);
         shared.admission.login_history().succeeded(login, server, false, now);
         let _ = shared.admission.accounts().of_name(&format!("ACCOUNT-{}", n % 100), now);

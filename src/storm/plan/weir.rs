@@ -133,6 +133,7 @@ pub(crate) fn reading(connections: u32, max_connections: u32) -> Reading {
         system_account: None,
         requires_tls: false,
         trusts_operator: false,
+        config: String::new(),
         cpu: 0.0,
         cores: 0,
     }

@@ -206,6 +206,7 @@ impl World {
             system_account: None,
             requires_tls: false,
             trusts_operator: false,
+            config: String::new(),
             cpu: 0.0,
             cores: 0,
         }

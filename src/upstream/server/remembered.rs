@@ -176,6 +176,7 @@ mod tests {
             system_account: None,
             requires_tls: false,
             trusts_operator: false,
+            config: String::new(),
             cpu: 0.0,
             cores: 0,
         }

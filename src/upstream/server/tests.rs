@@ -100,7 +100,7 @@ proptest! {
                         server_id: start.to_string(),
                         uptime: Duration::from_millis(uptime_ms.into()),
                         system_account: None,
-                        requires_tls: false, trusts_operator: false,
+                        requires_tls: false, trusts_operator: false, config: String::new(),
                         cpu: 0.0,
                         cores: 0,
                     };
@@ -157,6 +157,7 @@ fn reading(server_id: &str, connections: u32) -> Reading {
         system_account: Some("SYS".into()),
         requires_tls: false,
         trusts_operator: false,
+        config: String::new(),
         cpu: 0.0,
         cores: 0,
     }
@@ -413,4 +414,24 @@ fn what_another_servers_monitor_has_said_before_info_came_is_forgotten() {
     assert_eq!(server.view(now).ceiling, 20);
     server.forget_reading_of("other");
     assert_eq!((server.view(now).ceiling, server.view(now).projected), (unknown.ceiling, unknown.projected));
+}
+
+#[test]
+fn another_configuration_is_noticed_also_after_a_time_without_readings() {
+    let server = Server::new(
+        ServerId::from_raw(0),
+        n1(Some("http://n"), None),
+        &cluster(false, Duration::ZERO),
+        TimeOrigin::default(),
+        Default::default(),
+    );
+    let start = Instant::now();
+    let read = |config: &str, seconds| {
+        let now = start + Duration::from_secs(seconds);
+        server.read(now, server.load().begin_reading(now), Reading { config: config.into(), ..reading("a", 1) });
+        server.reconfigured_at().map(|at| at - start)
+    };
+    assert_eq!([read("one", 0), read("one", 1)], [None, None]);
+    server.forget_reading_of("a");
+    assert_eq!([read("two", 2), read("two", 3)], [Some(Duration::from_secs(2)); 2]);
 }

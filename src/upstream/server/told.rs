@@ -310,10 +310,20 @@ impl Server {
             let restarted = state.last_reading.as_ref().is_some_and(|last| last.server_id != reading.server_id);
             state.concurrency_limit.read_cpu(now, reading.cpu, reading.cores);
             state.read_at = Some(now);
+            if state.config != reading.config {
+                // The first reading shows no change.
+                let before = std::mem::replace(&mut state.config, reading.config.clone());
+                state.reconfigured_at = (!before.is_empty()).then_some(now).or(state.reconfigured_at);
+            }
             state.last_reading = Some(reading);
             restarted
         });
         self.auth_mode.read(trusts_operator, restarted);
+    }
+
+    /// When a reading has last shown that its configuration is another one than before.
+    pub fn reconfigured_at(&self) -> Option<Instant> {
+        self.state().reconfigured_at
     }
 
     /// Whether it trusts an operator, and what of its accounts says so.

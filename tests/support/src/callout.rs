@@ -27,6 +27,8 @@ pub struct Callout {
     /// How many requests of one server the service handles at a time.
     at_a_time: usize,
     account_of: fn(&str) -> String,
+    /// What it judges a user by, of what the user's CONNECT says.
+    judges: &'static str,
     /// Users that the server logs in by itself, beside the service.
     spared: Vec<String>,
     /// In operator mode: what the service logs in with.
@@ -68,6 +70,7 @@ impl Default for Callout {
             xkey: None,
             at_a_time: Semaphore::MAX_PERMITS,
             account_of,
+            judges: "user",
             spared: Vec::new(),
             creds: None,
             signers: HashMap::new(),
@@ -97,6 +100,11 @@ impl Callout {
     /// Sets the account that each user is put into, by the user's name.
     pub fn account_of(self, account_of: fn(&str) -> String) -> Self {
         Self { account_of, ..self }
+    }
+
+    /// Sets the account that each user is put into, by the user's password: tenants may share a user name.
+    pub fn account_of_password(self, account_of: fn(&str) -> String) -> Self {
+        Self { account_of, judges: "pass", ..self }
     }
 
     /// Names users whom the servers log in by themselves.
@@ -139,7 +147,7 @@ impl Callout {
         let (seen, most_at_once, now) =
             (Arc::<Mutex<Vec<_>>>::default(), Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
         let (issuer, xkey, account_of) = (self.issuer.clone(), self.xkey.clone(), self.account_of);
-        let signers = self.signers.clone();
+        let (signers, judges) = (self.signers.clone(), self.judges);
         let free = Arc::new(Semaphore::new(self.at_a_time));
         let (to, most) = (Arc::clone(&seen), Arc::clone(&most_at_once));
         let task = tokio::spawn(async move {
@@ -154,7 +162,7 @@ impl Callout {
                     None => claims(&message.payload),
                 };
                 to.lock().unwrap().push(request["nats"].clone());
-                let mut answer = answer(&issuer, &request["nats"], account_of, &signers).into_bytes();
+                let mut answer = answer(&issuer, &request["nats"], (account_of, judges), &signers).into_bytes();
                 if let Some((own, theirs)) = &keys {
                     answer = own.seal(&answer, theirs).expect("a key to encrypt for");
                 }
@@ -180,7 +188,7 @@ fn claims(jwt: &[u8]) -> Value {
 fn answer(
     issuer: &KeyPair,
     request: &Value,
-    account_of: fn(&str) -> String,
+    (account_of, judges): (fn(&str) -> String, &str),
     signers: &HashMap<String, KeyPair>,
 ) -> String {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
@@ -191,7 +199,7 @@ fn answer(
         nats["error"] = "not known here".into();
     } else {
         let user = json!({ "type": "user", "version": 2, "subs": -1, "data": -1, "payload": -1, "pub": {}, "sub": {} });
-        let account = account_of(&name);
+        let account = account_of(&text(&request["connect_opts"][judges]));
         nats["jwt"] = match signers.get(&account) {
             Some(signer) => sign_for("", signer, &user_key, &name, user).into(),
             None => sign_for(&account, issuer, &user_key, &name, user).into(),

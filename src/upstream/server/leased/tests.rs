@@ -49,6 +49,7 @@ impl Test {
             system_account: None,
             requires_tls: false,
             trusts_operator: false,
+            config: String::new(),
             cpu: 0.0,
             cores: 0,
         };
