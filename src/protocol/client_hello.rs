@@ -3,6 +3,8 @@
 //! weir uses this only to estimate what a handshake will cost. rustls reads the same bytes again and relies on nothing
 //! that is found here.
 
+use crate::protocol::tls_cursor::Cursor;
+
 /// What the first bytes of a connection are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FirstBytes {
@@ -82,22 +84,6 @@ impl HelloFields {
             };
         }
         Some(())
-    }
-}
-
-struct Cursor<'a>(&'a [u8]);
-
-impl<'a> Cursor<'a> {
-    fn take(&mut self, n: usize) -> Option<&'a [u8]> {
-        let (taken, rest) = self.0.split_at_checked(n)?;
-        self.0 = rest;
-        Some(taken)
-    }
-
-    /// A vector: its length in `width` bytes, then its content.
-    fn counted(&mut self, width: usize) -> Option<&'a [u8]> {
-        let n = self.take(width)?.iter().fold(0, |n, &byte| n << 8 | usize::from(byte));
-        self.take(n)
     }
 }
 

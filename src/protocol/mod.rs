@@ -20,6 +20,7 @@ pub mod proxy_header;
 pub mod refusal;
 pub mod s2;
 pub mod subscriptions;
+pub mod tls_cursor;
 pub mod tls_records;
 pub mod websocket;
 

@@ -5,44 +5,26 @@
 
 use rustls::pki_types::CertificateDer;
 
+use crate::protocol::tls_cursor::Cursor;
+
 /// The chain, the client's own certificate first; `None` without one.
 pub(super) fn client_chain(state: &[u8]) -> Option<Vec<CertificateDer<'_>>> {
-    let mut rest = Rest(state);
+    let mut rest = Cursor(state);
     if rest.number(1)? == 1 {
-        let host = rest.number(1)?;
-        rest.take(host)?;
+        let _host = rest.counted(1)?;
     }
     let (_version, _cipher_suite) = (rest.number(2)?, rest.number(2)?);
-    let master_secret = rest.number(1)?;
-    rest.take(master_secret)?;
+    let _master_secret = rest.counted(1)?;
     let _extended_master_secret = rest.number(1)?;
     if rest.number(1)? != 1 {
         return None;
     }
-    let length = rest.number(3)?;
-    let mut rest = Rest(rest.take(length)?);
+    let mut rest = Cursor(rest.counted(3)?);
     let mut chain = Vec::new();
     while !rest.0.is_empty() {
-        let length = rest.number(3)?;
-        chain.push(CertificateDer::from(rest.take(length)?));
+        chain.push(CertificateDer::from(rest.counted(3)?));
     }
     (!chain.is_empty()).then_some(chain)
-}
-
-/// What has not been read yet.
-struct Rest<'a>(&'a [u8]);
-
-impl<'a> Rest<'a> {
-    fn take(&mut self, length: usize) -> Option<&'a [u8]> {
-        let (taken, rest) = self.0.split_at_checked(length)?;
-        self.0 = rest;
-        Some(taken)
-    }
-
-    /// A number of so many bytes, the highest first.
-    fn number(&mut self, bytes: usize) -> Option<usize> {
-        Some(self.take(bytes)?.iter().fold(0, |number, byte| (number << 8) | usize::from(*byte)))
-    }
 }
 
 #[cfg(test)]
