@@ -207,12 +207,8 @@ pub struct Beat {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub all_of: Option<Span>,
     /// It uses more limited accounts than it tells of: what it leaves out, also within `all_of`, may be in use there.
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub leaves_out: bool,
-}
-
-fn is_false(it: &bool) -> bool {
-    !it
 }
 
 /// Why a message is no beat.

@@ -50,6 +50,17 @@ fn n1(monitor: Option<&str>, max_connections: Option<u32>) -> ServerParams {
     ServerParams { monitor: monitor.map(Into::into), max_connections, ..ServerParams::bare("n1:4222") }
 }
 
+/// A server that has a monitor, and no limit in the configuration.
+fn monitored() -> Server {
+    Server::new(
+        ServerId::from_raw(0),
+        n1(Some("http://n"), None),
+        &cluster(false, Duration::ZERO),
+        TimeOrigin::default(),
+        Default::default(),
+    )
+}
+
 /// What [`Server::view`] should say, computed in another way: from the state under the lock.
 fn by_state(server: &Server, now: Instant) -> (Tier, u32, bool) {
     let state = server.state();
@@ -199,13 +210,7 @@ fn a_lame_duck_is_one_until_another_process_answers_or_for_two_minutes() {
 
 #[test]
 fn readings_of_several_servers_are_those_of_none() {
-    let server = Server::new(
-        ServerId::from_raw(0),
-        n1(Some("http://n"), None),
-        &cluster(false, Duration::ZERO),
-        TimeOrigin::default(),
-        Default::default(),
-    );
+    let server = monitored();
     let now = Instant::now();
     let read = |id: &str| server.read(now, server.load().begin_reading(now), reading(id, 10));
     read("a");
@@ -220,13 +225,7 @@ fn readings_of_several_servers_are_those_of_none() {
 
 #[test]
 fn what_an_old_reading_said_is_forgotten() {
-    let server = Server::new(
-        ServerId::from_raw(0),
-        n1(Some("http://n"), None),
-        &cluster(false, Duration::ZERO),
-        TimeOrigin::default(),
-        Default::default(),
-    );
+    let server = monitored();
     let now = Instant::now();
     server.read(now, server.load().begin_reading(now), reading("a", 10));
     server.forget_old(now + Duration::from_secs(60));
@@ -418,13 +417,7 @@ fn what_another_servers_monitor_has_said_before_info_came_is_forgotten() {
 
 #[test]
 fn another_configuration_is_noticed_also_after_a_time_without_readings() {
-    let server = Server::new(
-        ServerId::from_raw(0),
-        n1(Some("http://n"), None),
-        &cluster(false, Duration::ZERO),
-        TimeOrigin::default(),
-        Default::default(),
-    );
+    let server = monitored();
     let start = Instant::now();
     let read = |config: &str, seconds| {
         let now = start + Duration::from_secs(seconds);

@@ -15,10 +15,10 @@ mod world;
 
 use self::{event::Event, world::World};
 
-/// Runs one history; the bucket may be another one after what went wrong. A failure is told with the seed.
-fn history(seed: u64, is_other_bucket: bool) {
+/// Runs one history in a world that `begins` so. A failure is told with the seed.
+fn history(seed: u64, begins: impl Fn(&mut World)) {
     let mut world = World::new(seed);
-    world.is_other_bucket = is_other_bucket;
+    begins(&mut world);
     world.go_wrong();
     world.heal();
 }
@@ -30,49 +30,36 @@ fn seeds(many: u64) -> std::ops::Range<u64> {
     first..first + many
 }
 
-fn histories(is_other_bucket: bool, many: u64) {
-    seeds(many).for_each(|seed| history(seed, is_other_bucket));
+fn histories(many: u64, begins: impl Fn(&mut World)) {
+    seeds(many).for_each(|seed| history(seed, &begins));
 }
 
 #[test]
 fn no_history_has_one_connection_too_many_and_each_fills_its_quota_in_the_end() {
-    histories(false, 100);
+    histories(100, |_| ());
 }
 
 #[test]
 fn no_history_of_takeovers_has_one_connection_too_many() {
-    for seed in seeds(100) {
-        let mut world = World::new(seed);
+    histories(100, |world| {
         world.has_takeovers = true;
         world.later(0, Event::TakesOver);
-        world.go_wrong();
-        world.heal();
-    }
+    });
 }
 
 #[test]
 fn no_history_has_one_connection_too_many_while_weirs_have_not_told_all_their_accounts() {
-    for seed in seeds(100) {
-        let mut world = World::new(seed);
-        world.has_many_accounts = true;
-        world.go_wrong();
-        world.heal();
-    }
+    histories(100, |world| world.has_many_accounts = true);
 }
 
 #[test]
 fn no_history_has_one_connection_too_many_where_somebody_subscribes_to_all_subjects() {
-    for seed in seeds(50) {
-        let mut world = World::new(seed);
-        world.has_eavesdropper = true;
-        world.go_wrong();
-        world.heal();
-    }
+    histories(50, |world| world.has_eavesdropper = true);
 }
 
 #[test]
 fn a_bucket_that_is_another_one_is_shared_as_the_one_before() {
-    histories(true, 30);
+    histories(30, |world| world.is_other_bucket = true);
 }
 
 #[test]
@@ -111,6 +98,6 @@ fn histories_that_have_failed_once_do_not_fail_again() {
             "a weir used its floor after the servers were read, and was cut off before others went by that",
         ),
     ] {
-        history(seed, is_other_bucket);
+        history(seed, |world| world.is_other_bucket = is_other_bucket);
     }
 }
