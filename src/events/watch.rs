@@ -21,7 +21,7 @@ const MOST_ACCOUNTS: usize = 1000;
 
 /// When those to watch are chosen, an account at a level counts as fuller than it is, by one in so many: more than lies
 /// between full and 90 %.
-const STAYS: u64 = 8;
+const ADVANTAGE: u64 = 8;
 
 /// What a look finds.
 #[derive(Debug, Clone)]
@@ -159,7 +159,7 @@ impl Watch {
         let part = |one: &Sample| {
             let most = one.limit.map_or(u32::MAX, |limit| limit.fillable).max(1);
             let part = u64::from(one.connections) * u64::from(u32::MAX) / u64::from(most);
-            if self.is_at_a_level(one) { part + part / STAYS } else { part }
+            if self.is_at_a_level(one) { part + part / ADVANTAGE } else { part }
         };
         let mut by_part: Vec<_> = accounts.into_iter().map(|one| (part(&one), one)).collect();
         by_part.select_nth_unstable_by_key(MOST_ACCOUNTS, |(part, _)| std::cmp::Reverse(*part));

@@ -212,7 +212,7 @@ async fn drive(link: &FleetLink, shared: &Shared, wishes: Wishes, mut found: wat
             warn!(key = key.to_string(), %err, "a value in the bucket of the fleet is not used: weir takes no more of that quota");
         }
         for operation in operations {
-            under_way.push(perform(Doing { link, lost, rejected: &rejected }, bucket.clone(), operation));
+            under_way.push(perform(Performer { link, lost, rejected: &rejected }, bucket.clone(), operation));
         }
         // Where another process goes on as this weir, it is that one's to tell.
         if !link.is_given() {
@@ -347,11 +347,11 @@ const FAILED_PAUSE: Duration = Duration::from_millis(250);
 /// after a write, and the ledger waits 2 s for an answer.
 const REJECTED_PAUSE: Duration = Duration::from_millis(1500);
 
-async fn perform(doing: Doing<'_>, bucket: Option<Bucket>, operation: Operation) -> (u64, Answer) {
+async fn perform(performer: Performer<'_>, bucket: Option<Bucket>, operation: Operation) -> (u64, Answer) {
     let Operation { serial, place, what } = operation;
     let began = Instant::now();
     let (answer, pause) = match (what, bucket) {
-        (What::Ask, _) => (ask(doing.link, &place).await, Duration::ZERO),
+        (What::Ask, _) => (ask(performer.link, &place).await, Duration::ZERO),
         (What::Read, Some(bucket)) => match bucket.read(&place.to_string()).await {
             Ok(None) => (Answer::Absent { revision: 0 }, Duration::ZERO),
             Ok(Some(Entry { revision, value: None, .. })) => (Answer::Absent { revision }, Duration::ZERO),
@@ -361,9 +361,11 @@ async fn perform(doing: Doing<'_>, bucket: Option<Bucket>, operation: Operation)
             Err(_) => (Answer::Unknown, FAILED_PAUSE),
         },
         (What::Write { value, expected }, Some(bucket)) => {
-            doing.of_write(bucket.write(&place.to_string(), value.into(), expected).await)
+            performer.of_write(bucket.write(&place.to_string(), value.into(), expected).await)
         }
-        (What::Delete { expected }, Some(bucket)) => doing.of_write(bucket.delete(&place.to_string(), expected).await),
+        (What::Delete { expected }, Some(bucket)) => {
+            performer.of_write(bucket.delete(&place.to_string(), expected).await)
+        }
         (_, None) => (Answer::Unknown, LOOK_EVERY),
     };
     let left = pause.saturating_sub(began.elapsed());
@@ -374,15 +376,15 @@ async fn perform(doing: Doing<'_>, bucket: Option<Bucket>, operation: Operation)
     (serial, answer)
 }
 
-/// What operations go by.
+/// What an operation of the ledger is performed with.
 #[derive(Clone, Copy)]
-struct Doing<'l> {
+struct Performer<'l> {
     link: &'l FleetLink,
     lost: &'l Notify,
     rejected: &'l Rejected,
 }
 
-impl Doing<'_> {
+impl Performer<'_> {
     /// What the ledger is told of a write, and when at the earliest.
     fn of_write(&self, outcome: Outcome) -> (Answer, Duration) {
         let (counted, told) = match outcome {

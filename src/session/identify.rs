@@ -102,6 +102,7 @@ impl Greeted {
             return Err(refuse(cx, Refusable::Nats(stream, preface), reason, refused).await);
         }
         let proof = if is_known { Proof::Known } else { Proof::Missing(claim) };
+        // A client that says once more who it is must not stand in its own way: one is let through at a time.
         cx.learns_anew = None;
         cx.learns_anew = account::learn_anew(cx, (credential_key, claim), &account, proof);
         cx.log.client = Some(key);

@@ -39,7 +39,6 @@ impl Connected {
             Ok(unknown) => unknown,
             Err(reason) => {
                 drop(upstream);
-                cx.learns_anew = None;
                 let Downstream { stream, preface, entry: _entry, refusing: _refusing, .. } = downstream;
                 return Err(refuse_now(cx, stream, preface, reason).await);
             }

@@ -115,7 +115,7 @@ fn messages(fleet: &Fleet, families: &mut Families<'_, '_>) -> fmt::Result {
     ];
     families.family(
         "fleet_bucket_writes",
-        "Writes to the bucket of the leases: stored, behind another weir's (and made anew), or without an answer",
+        "Writes to the bucket of the leases: stored, behind another weir's (and made anew), without an answer, or not made by the servers",
         results.map(|(result, what)| (vec![("result", result.to_owned())], count(what))),
     )?;
     families.single(
