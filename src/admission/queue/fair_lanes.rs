@@ -214,7 +214,11 @@ impl<W: Waiter> FairLanes<W> {
             .filter(|lane| lane.first().and_then(|(_, first)| first.lane_by_now()).is_some_and(|lane| *lane == *name));
         if let Some(lane) = unknown {
             match lane.by_credential.as_mut().filter(|turns| turns.len() > 1) {
-                Some(turns) => turns.first().into_iter().for_each(|(credential, _)| turns.had_turn(credential)),
+                Some(turns) => {
+                    if let Some((credential, (rank, _))) = turns.first() {
+                        turns.had_turn(credential, rank);
+                    }
+                }
                 None => self.goes_behind(UNKNOWN_ACCOUNT),
             }
         }
@@ -388,7 +392,7 @@ impl<W: Waiter> FairLanes<W> {
         if let Some(turns) = &mut lane.by_credential
             && let Some((_, client)) = lane.waiting.get(&next.order)
         {
-            turns.had_turn(client.waiter.credential());
+            turns.had_turn(client.waiter.credential(), next.order.0);
         }
         let round_over = lane.deficit == 0;
         let client = self.remove(next);

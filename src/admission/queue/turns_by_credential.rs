@@ -11,7 +11,10 @@ mod tests;
 use std::collections::{BTreeSet, HashMap};
 
 use crate::{
-    admission::queue::{known_first::KnownFirst, waiting::QueueOrder},
+    admission::queue::{
+        known_first::KnownFirst,
+        waiting::{QueueOrder, QueueRank},
+    },
     identity::CredentialKey,
 };
 
@@ -96,14 +99,12 @@ impl TurnsByCredential {
         self.change(credential, |line| _ = line.waiting.remove(&order));
     }
 
-    /// This credential has had a turn.
-    pub fn had_turn(&mut self, credential: Shown) {
+    /// This credential has had a turn, with a client of this rank: not always the next one, which may lack a token.
+    pub fn had_turn(&mut self, credential: Shown, rank: QueueRank) {
         self.is_turn_of_named = self.lines.get(&credential).is_some_and(|line| !line.is_named);
         self.change(credential, |line| {
             line.round += 1;
-            if let Some((rank, _)) = line.next() {
-                line.known_first.had_turn(rank);
-            }
+            line.known_first.had_turn(rank);
         });
     }
 

@@ -3,7 +3,6 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::admission::queue::waiting::QueueRank;
 
 fn key(n: u64) -> Shown {
     Some(CredentialKey::from_raw(n))
@@ -17,7 +16,7 @@ fn order(n: u64) -> QueueOrder {
 fn all(turns: &mut TurnsByCredential) -> Vec<(u64, u64)> {
     std::iter::from_fn(|| {
         let (credential, order) = turns.first()?;
-        turns.had_turn(credential);
+        turns.had_turn(credential, order.0);
         turns.remove(credential, order);
         Some((credential?.raw(), order.1))
     })
@@ -30,7 +29,7 @@ fn credentials_take_turns_however_many_clients_one_has() {
     (0..1000).for_each(|n| turns.push(key(1), order(n)));
     (0..500).for_each(|_| {
         let (credential, order) = turns.first().expect("one");
-        turns.had_turn(credential);
+        turns.had_turn(credential, order.0);
         turns.remove(credential, order);
     });
     turns.push(key(2), order(2000));
@@ -49,7 +48,7 @@ fn made_up_credentials_take_no_turns_of_those_whose_account_has_been_named() {
     (0..20).for_each(|n| turns.push(key(1), order(n)));
     (1000..1100).for_each(|n| turns.push(key(n), order(n)));
     assert_eq!(turns.most_before(key(1)), 20 * 101 - 1);
-    turns.had_turn(key(1));
+    turns.had_turn(key(1), order(0).0);
     turns.remove(key(1), order(0));
     turns.account_is_named(key(1));
     assert_eq!([1, 1000].map(|credential| turns.most_before(key(credential))), [37, 199]);
@@ -67,6 +66,23 @@ fn a_client_that_waits_for_a_place_holds_no_other_credential_up() {
         turns.push(key(2), order(n));
     }
     assert_eq!(all(&mut turns), [(2, 1), (2, 2), (2, 3), (1, 0)]);
+}
+
+/// The next one may lack a token of its account's rate, and one that has paid goes in its place.
+#[test]
+fn an_unknown_client_keeps_its_turn_while_known_ones_go_in_its_place() {
+    let mut turns = TurnsByCredential::default();
+    let unknown = (QueueRank::default().first_unknown(), 100);
+    turns.push(key(1), unknown);
+    (0..20).for_each(|n| turns.push(key(1), order(n)));
+    for n in 0..12 {
+        assert_eq!(turns.first(), Some((key(1), if n < 9 { order(n) } else { unknown })), "turn {n}");
+        turns.had_turn(key(1), order(n).0);
+        turns.remove(key(1), order(n));
+    }
+    turns.had_turn(key(1), unknown.0);
+    turns.remove(key(1), unknown);
+    assert_eq!(turns.first(), Some((key(1), order(12))));
 }
 
 proptest! {
