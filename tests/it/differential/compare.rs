@@ -1,6 +1,7 @@
 //! Whether what happened on both paths is the same.
 
 use std::fmt::Write as _;
+use std::mem;
 
 use crate::differential::accepted::ACCEPTED;
 use crate::differential::case::{Case, Piece, What};
@@ -40,10 +41,11 @@ pub async fn compare(pair: &mut Pair, case: &Case, straight: &Outcome, through: 
         if straight == &through {
             return Verdict::Same;
         }
-        if !through.found_no_place() {
+        if !through.found_no_place() || !pair.says_that_it_waited(&through).await {
             break;
         }
-        through = again(pair, Path::ThroughWeir, case).await;
+        let before = mem::replace(&mut through, again(pair, Path::ThroughWeir, case).await);
+        pair.came_again += usize::from(before != through);
     }
     if pair.protocol == Protocol::WebSocket && is_cut_short(case, straight, &through) {
         return Verdict::SameByChance;

@@ -55,7 +55,7 @@ async fn play(what: &str, protocol: Protocol, generate: fn(u64) -> Case) {
         by_kind.entry(case.kind).or_default().push((seed, case));
     }
     let mut failed = String::new();
-    let (mut by_chance, mut let_in, mut with_accounts) = (0, 0, 0);
+    let (mut by_chance, mut let_in, mut served, mut with_accounts, mut came_again) = (0, 0, 0, 0, 0);
     let mut accepted: BTreeMap<&'static str, usize> = BTreeMap::new();
     for (kind, cases) in by_kind {
         let mut pair = Pair::start(kind, protocol).await;
@@ -66,6 +66,7 @@ async fn play(what: &str, protocol: Protocol, generate: fn(u64) -> Case) {
             for (at, case) in cases.iter().enumerate() {
                 let (straight, through) = (&straight[at], &through[at]);
                 let_in += usize::from(through.who.is_some());
+                served += u64::from(through.was_served());
                 let mut shown = String::new();
                 match compare(&mut pair, case, straight, through).await {
                     Verdict::Same => {}
@@ -91,13 +92,16 @@ async fn play(what: &str, protocol: Protocol, generate: fn(u64) -> Case) {
                 }
             }
         }
+        came_again += pair.came_again;
         pair.weir.assert_nothing_leaked().await;
     }
     say(&format!(
-        "{what}: {count} clients, accepted: {accepted:?}, {by_chance} by chance; the server says who {let_in} were, and \
-         weir names the accounts of {with_accounts}"
+        "{what}: {count} clients, accepted: {accepted:?}, {by_chance} by chance; {served} served at first; the server says who {let_in} were, and \
+         weir names the accounts of {with_accounts}; {came_again} times another answer since there was no place at first"
     ));
     assert!(failed.is_empty(), "differences:{failed}");
+    // Where weir turned everybody away, nothing would have been compared.
+    assert!(count < 60 || served >= count / 40, "only {served} of {count} were served at first");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

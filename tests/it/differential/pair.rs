@@ -267,6 +267,12 @@ impl Outcome {
         }
     }
 
+    /// Whether a server has answered, or has got a message.
+    pub fn was_served(&self) -> bool {
+        let has_answer = |heard: &Transcript| heard.ops.iter().any(|op| op == "PONG" || op == "+OK");
+        self.heard.as_ref().is_some_and(has_answer) || !self.published.is_empty()
+    }
+
     /// Whether weir may have had no place for the client at once, as when many come together. One that has to wait is
     /// refused when it cannot be served in time, and counts as gone when it ends its stream meanwhile.
     pub fn found_no_place(&self) -> bool {
@@ -301,6 +307,8 @@ pub struct Pair {
     weir_target: Target,
     sees_straight: Observers,
     sees_behind: Observers,
+    /// So many clients heard something else from weir when they came again, since it had no place for them at first.
+    pub came_again: usize,
 }
 
 /// The path of a client.
@@ -360,6 +368,7 @@ impl Pair {
             weir_target,
             sees_straight,
             sees_behind,
+            came_again: 0,
         }
     }
 
@@ -458,6 +467,22 @@ impl Pair {
                 outcome.weirs_account = account.and_then(|rest| rest.split('"').nth(1)).map(str::to_owned);
             }
         }
+    }
+
+    /// Whether weir's log says of a client that found no place that it waited: a close without a word has no other
+    /// excuse.
+    pub async fn says_that_it_waited(&self, outcome: &Outcome) -> bool {
+        if outcome.heard.as_ref().is_none_or(|heard| heard.errors().next().is_some()) {
+            return true;
+        }
+        for _ in 0..100 {
+            let log = self.log_of(outcome);
+            if let Some(closed) = log.lines().find(|line| line.contains(" closed ")) {
+                return closed.contains(" phase=\"hold\" reason=\"eof\"");
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        false
     }
 
     /// What weir has logged of a client.
