@@ -1,4 +1,5 @@
 //! The timer that sessions wait by. It ticks every 10 ms while a session waits; a tick wakes all whose time has come.
+//! Where few wait, and nobody's time comes soon, ticks are left out.
 //!
 //! tokio's own timer costs more here. When a new deadline is the earliest of all, tokio writes to the thread's own
 //! eventfd, and that ends the thread's next sleep at once: with deadlines of seconds and random delays, it did so for
@@ -8,9 +9,9 @@
 mod wheel;
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     num::NonZeroU64,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::atomic::{AtomicU64, Ordering::Relaxed},
     task::{Context, Poll, Waker},
 };
@@ -28,12 +29,38 @@ pub fn now() -> std::time::Instant {
     Instant::now().into_std()
 }
 
+/// While no more wait than this, ticks at which nobody is due are left out: one tick costs a sleep of the thread, which
+/// clients that come one by one share with nobody.
+const FEW: usize = 32;
+
+/// The next look comes so many ticks later at most, since looks also measure the lag of the worker.
+const MOST_TICKS: u64 = 10;
+
 /// The timer of one worker.
 #[derive(Debug, Default)]
 pub struct Timer {
     /// `None` while nobody waits.
     waits: RefCell<Option<Wheel<Waker>>>,
     ticker: OneTask,
+    /// When the ticker looks next, where it leaves ticks out before.
+    next_look: Cell<Option<Instant>>,
+    /// The ticker, while it sleeps.
+    sleeper: RefCell<Option<Waker>>,
+    /// The ticker is not to sleep any longer.
+    looks_now: Cell<bool>,
+}
+
+impl Timer {
+    /// Wakes the ticker where it would look too late: for one that waits until `until` and is the `len`th.
+    fn look_in_time(&self, until: Instant, len: usize) {
+        let Some(next) = self.next_look.get() else { return };
+        if len > FEW || until + TICK < next {
+            self.next_look.set(None);
+            self.looks_now.set(true);
+            let sleeper = self.sleeper.take();
+            sleeper.into_iter().for_each(Waker::wake);
+        }
+    }
 }
 
 impl worker::State for Timer {
@@ -82,6 +109,7 @@ impl Future for Sleep {
             let waits = waits.get_or_insert_with(|| Wheel::new(Instant::now()));
             let number = NonZeroU64::MIN.saturating_add(NEXT.fetch_add(1, Relaxed));
             self.key = Some(waits.insert(self.until, number, cx.waker().clone()));
+            timer.look_in_time(self.until, waits.len());
             timer.ticker.ensure_running(tick);
             Poll::Pending
         })
@@ -124,27 +152,53 @@ pub fn wake_all() {
 async fn tick() {
     let mut due = Vec::new();
     worker::with_lag(Lag::reset);
+    let mut last = Instant::now();
+    let mut next = last + TICK;
     loop {
-        let next = Instant::now() + TICK;
-        tokio::time::sleep_until(next).await;
-        let idle = worker::with(|timer: &Timer| {
-            let mut waits = timer.waits.borrow_mut();
-            let now = Instant::now();
-            worker::with_lag(|lag| lag.note(now.saturating_duration_since(next)));
-            if let Some(waits) = waits.as_mut() {
-                waits.take_due(now, &mut due);
-            }
-            let idle = due.is_empty() && waits.as_ref().is_none_or(Wheel::is_empty);
-            if idle {
-                *waits = None;
-            }
-            idle
-        });
-        if idle {
-            return;
+        let is_time = sleep(next).await;
+        let now = Instant::now();
+        if is_time {
+            worker::with_lag(|lag| lag.note(now.saturating_duration_since(next), next.saturating_duration_since(last)));
         }
+        let look = worker::with(|timer: &Timer| {
+            let mut waits = timer.waits.borrow_mut();
+            let wheel = waits.as_mut()?;
+            wheel.take_due(now, &mut due);
+            let ticks = if due.is_empty() && wheel.len() <= FEW { MOST_TICKS } else { 1 };
+            if is_time && due.is_empty() && wheel.is_empty() {
+                *waits = None;
+                return None;
+            }
+            Some(wheel.next_look(now, ticks))
+        });
+        let Some(look) = look else { return };
+        (last, next) = (now, look);
         due.drain(..).for_each(Waker::wake);
     }
+}
+
+/// Whether `next` has come. It has not where somebody waits meanwhile who is to be looked at before.
+async fn sleep(next: Instant) -> bool {
+    worker::with(|timer: &Timer| {
+        timer.next_look.set((next > Instant::now() + TICK).then_some(next));
+        timer.looks_now.set(false);
+    });
+    let mut time = pin!(tokio::time::sleep_until(next));
+    let is_time = std::future::poll_fn(|cx| {
+        if time.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(true);
+        }
+        worker::with(|timer: &Timer| {
+            if timer.looks_now.get() {
+                return Poll::Ready(false);
+            }
+            *timer.sleeper.borrow_mut() = Some(cx.waker().clone());
+            Poll::Pending
+        })
+    })
+    .await;
+    worker::with(|timer: &Timer| timer.next_look.take());
+    is_time
 }
 
 #[cfg(test)]
@@ -174,6 +228,29 @@ mod tests {
         assert_eq!(waiting(), 0);
     }
 
+    /// The first ones wait so long that ticks are left out; those of the second half come one by one, and are more than
+    /// few in the end.
+    #[tokio::test(start_paused = true)]
+    async fn who_comes_while_ticks_are_left_out_is_woken_in_time_too() {
+        let wait = |ms| {
+            let until = Instant::now() + Duration::from_millis(ms);
+            tokio::spawn(async move {
+                sleep_until(until).await;
+                Instant::now() - until
+            })
+        };
+        let mut waits = vec![wait(3000), wait(5000)];
+        for n in 0..2 * FEW as u64 {
+            tokio::time::sleep(Duration::from_millis(37)).await;
+            waits.extend([wait(n % 13), wait(30 + n), wait(4000 + n)]);
+        }
+        for wait in waits {
+            let late = wait.await.unwrap();
+            assert!(late <= TICK + Duration::from_millis(2), "{late:?}");
+        }
+        assert_eq!(waiting(), 0);
+    }
+
     #[tokio::test(start_paused = true)]
     async fn work_that_is_done_in_time_leaves_no_wait_behind() {
         let soon = Instant::now() + Duration::from_millis(50);
@@ -191,7 +268,7 @@ mod tests {
         let on_time = worker::lag();
         assert!(on_time < Duration::from_millis(1), "{on_time:?}");
         for _ in 0..30 {
-            worker::with_lag(|lag| lag.note(Duration::from_millis(26)));
+            worker::with_lag(|lag| lag.note(Duration::from_millis(26), TICK));
         }
         assert!(worker::lag() > Duration::from_millis(20), "{:?}", worker::lag());
         tokio::time::sleep(2 * TICK).await;

@@ -70,6 +70,21 @@ impl<T> Wheel<T> {
         self.in_use == 0
     }
 
+    pub fn len(&self) -> usize {
+        self.in_use
+    }
+
+    /// When to look again after a look `now`, so that nobody comes more than a tick late: behind the first tick in
+    /// which somebody may be due, and no more than so many `ticks` on.
+    pub fn next_look(&self, now: Instant, ticks: u64) -> Instant {
+        let may_be_due = |tick: &u64| self.links[slot_of(*tick) as usize].next != slot_of(*tick);
+        let last = self.looked_at + ticks.clamp(1, u64::from(SLOTS)) - 1;
+        let tick = (self.looked_at..last).find(may_be_due).unwrap_or(last);
+        let look = self.origin + Duration::from_nanos((tick + 1) * TICK_NANOS);
+        // The clock has gone back since the last look where this is far away.
+        look.min(now + TICK * ticks as u32)
+    }
+
     /// `number` must be another one each time.
     pub fn insert(&mut self, until: Instant, number: NonZeroU64, value: T) -> Key {
         let due = self.time(until);
@@ -209,6 +224,14 @@ mod tests {
                         let mut expected: Vec<_> = model.extract_if(.., |one| one.0 <= now).map(|one| one.1).collect();
                         expected.sort_unstable();
                         prop_assert_eq!(due, expected);
+                        for ticks in [1, 2, 10] {
+                            let look = wheel.next_look(ms(now), ticks);
+                            let first = model.iter().map(|one| ms(one.0)).min();
+                            prop_assert!(ms(now) < look && look <= ms(now) + TICK * ticks as u32);
+                            prop_assert!(first.is_none_or(|due| look <= due + TICK), "{:?} {:?}", first, look);
+                            let all_left_out = look > ms(now) + TICK * (ticks as u32 - 1);
+                            prop_assert!(first.is_some() || all_left_out, "{:?} of {} ticks", look - ms(now), ticks);
+                        }
                     }
                 }
                 let mut left: Vec<_> = wheel.values().copied().collect();
