@@ -11,12 +11,15 @@ mod wheel;
 use std::{
     cell::{Cell, RefCell},
     num::NonZeroU64,
-    pin::{Pin, pin},
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     task::{Context, Poll, Waker},
 };
 
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 
 use self::wheel::{Key, Wheel};
 use crate::worker::{self, Lag, OneTask};
@@ -44,10 +47,8 @@ pub struct Timer {
     ticker: OneTask,
     /// When the ticker looks next, where it leaves ticks out before.
     next_look: Cell<Option<Instant>>,
-    /// The ticker, while it sleeps.
-    sleeper: RefCell<Option<Waker>>,
-    /// The ticker is not to sleep any longer.
-    looks_now: Cell<bool>,
+    /// Wakes the ticker before that.
+    look_now: Arc<Notify>,
 }
 
 impl Timer {
@@ -56,9 +57,7 @@ impl Timer {
         let Some(next) = self.next_look.get() else { return };
         if len > FEW || until + TICK < next {
             self.next_look.set(None);
-            self.looks_now.set(true);
-            let sleeper = self.sleeper.take();
-            sleeper.into_iter().for_each(Waker::wake);
+            self.look_now.notify_one();
         }
     }
 }
@@ -151,16 +150,22 @@ pub fn wake_all() {
 /// Ticks until nobody waits, and measures how late each tick is.
 async fn tick() {
     let mut due = Vec::new();
+    let look_now = worker::with(|timer: &Timer| Arc::clone(&timer.look_now));
     worker::with_lag(Lag::reset);
     let mut last = Instant::now();
     let mut next = last + TICK;
     loop {
-        let is_time = sleep(next).await;
+        let is_time = tokio::select! {
+            biased;
+            () = tokio::time::sleep_until(next) => true,
+            () = look_now.notified() => false,
+        };
         let now = Instant::now();
         if is_time {
             worker::with_lag(|lag| lag.note(now.saturating_duration_since(next), next.saturating_duration_since(last)));
         }
         let look = worker::with(|timer: &Timer| {
+            timer.next_look.set(None);
             let mut waits = timer.waits.borrow_mut();
             let wheel = waits.as_mut()?;
             wheel.take_due(now, &mut due);
@@ -169,36 +174,14 @@ async fn tick() {
                 *waits = None;
                 return None;
             }
-            Some(wheel.next_look(now, ticks))
+            let look = wheel.next_look(now, ticks);
+            timer.next_look.set((look > now + TICK).then_some(look));
+            Some(look)
         });
         let Some(look) = look else { return };
         (last, next) = (now, look);
         due.drain(..).for_each(Waker::wake);
     }
-}
-
-/// Whether `next` has come. It has not where somebody waits meanwhile who is to be looked at before.
-async fn sleep(next: Instant) -> bool {
-    worker::with(|timer: &Timer| {
-        timer.next_look.set((next > Instant::now() + TICK).then_some(next));
-        timer.looks_now.set(false);
-    });
-    let mut time = pin!(tokio::time::sleep_until(next));
-    let is_time = std::future::poll_fn(|cx| {
-        if time.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(true);
-        }
-        worker::with(|timer: &Timer| {
-            if timer.looks_now.get() {
-                return Poll::Ready(false);
-            }
-            *timer.sleeper.borrow_mut() = Some(cx.waker().clone());
-            Poll::Pending
-        })
-    })
-    .await;
-    worker::with(|timer: &Timer| timer.next_look.take());
-    is_time
 }
 
 #[cfg(test)]
