@@ -96,8 +96,9 @@ async fn play(what: &str, protocol: Protocol, generate: fn(u64) -> Case) {
         pair.weir.assert_nothing_leaked().await;
     }
     say(&format!(
-        "{what}: {count} clients, accepted: {accepted:?}, {by_chance} by chance; {served} served at first; the server says who {let_in} were, and \
-         weir names the accounts of {with_accounts}; {came_again} times another answer since there was no place at first"
+        "{what}: {count} clients, accepted: {accepted:?}, {by_chance} by chance; {served} served at first; the server says \
+         who {let_in} were, and weir names the accounts of {with_accounts}; {came_again} times another answer since \
+         there was no place at first"
     ));
     assert!(failed.is_empty(), "differences:{failed}");
     // Where weir turned everybody away, nothing would have been compared.
