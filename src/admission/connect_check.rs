@@ -205,15 +205,31 @@ impl<W: Waiter> Admission<W> {
     ///
     /// # Errors
     /// [`Refusal::AccountRate`].
-    pub fn pay_account(&self, account: AccountSlot, client: &Client, now: Instant) -> Result<AccountSlot, Refusal> {
+    pub fn pay_account(&self, account: &AccountSlot, client: &Client, now: Instant) -> Result<(), Refusal> {
         if self.is_observing() {
-            return Ok(account);
+            return Ok(());
         }
         if !account.take_token(now) {
             return Err(Refusal::AccountRate);
         }
         self.client_history.admitted(client.key);
-        Ok(account)
+        Ok(())
+    }
+
+    /// The verdict on a client that [has entered](Self::enter_account) its quotas, and gives up the server that it had:
+    /// it keeps what it has taken of them.
+    pub(super) fn with_quotas(
+        &self,
+        client: &Client,
+        account: AccountSlot,
+        now: Instant,
+        rng: &mut fastrand::Rng,
+        waiter: impl FnOnce() -> W,
+    ) -> Verdict<W> {
+        if self.is_draining() {
+            return Verdict::Refuse { reason: Refusal::Draining, at: now, permit: None };
+        }
+        self.admit_or_queue(account, client, now, rng, waiter)
     }
 
     /// Takes a slot in every quota that a client falls under; its token of a rate by user or name may come until
@@ -488,16 +504,38 @@ mod tests {
     use std::{num::NonZeroU32, time::Duration};
 
     use super::*;
-    use crate::admission::{
-        AccountLimits, Params, Quota, Rate,
-        fairness::{unknown_servers, wide_open},
+    use crate::{
+        admission::{
+            AccountLimits, Params, PatternQuota, Quota, Rate,
+            fairness::{unknown_servers, wide_open},
+            params::PatternQuotas,
+        },
+        identity::CredentialKey,
     };
 
+    #[derive(Debug)]
     struct StayingClient;
 
     impl Waiter for StayingClient {
         fn has_left(&self) -> bool {
             false
+        }
+    }
+
+    fn client(key: ClientKey, quota_identity: QuotaIdentity, now: Instant) -> Client {
+        Client {
+            account: "A".into(),
+            key,
+            names_its_account: false,
+            is_leafnode: false,
+            source: Source::NOWHERE,
+            proof: Proof::Known,
+            may_use_reserve: false,
+            would_refuse: None,
+            quota_identity,
+            hold_until: now + Duration::from_secs(5),
+            answer_by: now + Duration::from_secs(6),
+            returns: Return::Unknown,
         }
     }
 
@@ -512,23 +550,8 @@ mod tests {
         let admission = Admission::new(&Params { default_account: limits, ..wide_open() }, servers);
         let (mut rng, now) = (fastrand::Rng::with_seed(7), Instant::now());
         let moved = ClientKey::from_raw(2);
-        let mut come = |key| {
-            let client = Client {
-                account: "A".into(),
-                key,
-                names_its_account: false,
-                is_leafnode: false,
-                source: Source::NOWHERE,
-                proof: Proof::Known,
-                may_use_reserve: false,
-                would_refuse: None,
-                quota_identity: QuotaIdentity::default(),
-                hold_until: now + Duration::from_secs(5),
-                answer_by: now + Duration::from_secs(6),
-                returns: Return::Unknown,
-            };
-            admission.at_connect(client, now, &mut rng, || StayingClient)
-        };
+        let mut come =
+            |key| admission.at_connect(client(key, QuotaIdentity::default(), now), now, &mut rng, || StayingClient);
         let first = come(ClientKey::from_raw(1));
         assert!(matches!(first, Verdict::Admit(_)));
         let kept = admission.moving().expect(moved, Slot::promise(&server, now).unwrap());
@@ -536,5 +559,33 @@ mod tests {
         let account = admission.accounts.find(&"A".into()).unwrap();
         assert!(account.take_token(true, now) && !account.take_token(true, now), "one of three is left");
         drop(kept);
+    }
+
+    /// It was dialled for before CONNECT; its account has no token, and its user had two.
+    #[test]
+    fn a_client_that_gives_up_its_server_and_waits_pays_for_its_user_once() {
+        let rate = |burst: u32| Some(Rate { per_second: NonZeroU32::MIN, burst: burst.try_into().unwrap() });
+        let of_account = Quota { rate: rate(1), ..Quota::default() };
+        let default_account = AccountLimits { quota: of_account, ..AccountLimits::default() };
+        let of_user = Quota { rate: rate(2), ..Quota::default() };
+        let patterns = PatternQuotas {
+            users: vec![PatternQuota { pattern: "batch".into(), quota: of_user }],
+            ..PatternQuotas::default()
+        };
+        let admission = Admission::new(&Params { default_account, patterns, ..wide_open() }, unknown_servers(1));
+        let (mut rng, now) = (fastrand::Rng::with_seed(7), Instant::now());
+        let user = QuotaIdentity { user: Some(("batch".into(), CredentialKey::from_raw(1))), name: None };
+        let first =
+            admission.at_connect(client(ClientKey::from_raw(1), QuotaIdentity::default(), now), now, &mut rng, || {
+                StayingClient
+            });
+        assert!(matches!(first, Verdict::Admit(_)));
+        let second = client(ClientKey::from_raw(2), user, now);
+        let entered = admission.enter_account(&second, now).unwrap();
+        assert_eq!(admission.pay_account(&entered, &second, now), Err(Refusal::AccountRate));
+        let waits = admission.with_quotas(&second, entered, now, &mut rng, || StayingClient);
+        assert!(matches!(waits, Verdict::Hold { .. }), "{waits:?}");
+        let others: Vec<_> = (0..2).map(|_| admission.enter_account(&second, now).map(drop)).collect();
+        assert_eq!(others, [Ok(()), Err(Refusal::UserRate)], "one of two is left");
     }
 }

@@ -4,7 +4,7 @@
 //! | state | what it waits for | entered by | what ends it |
 //! |---|---|---|---|
 //! | `Reserved` | a promised token of a rate by user or name | `at_connect` | its time: the check goes on |
-//! | `Queued` | its turn | `at_connect`, `before_connect`, `Reserved` | its turn, or a turn that comes too late |
+//! | `Queued` | its turn | `at_connect`, `before_connect`, `with_quotas`, `Reserved` | its turn, or a turn that comes too late |
 //! | `Refused` | the moment of its refusal | `at_connect`, `refused`, `refused_at_accept`, `dropped` | that moment |
 //! | `Over` | nothing: it is admitted or told | all | |
 
@@ -19,7 +19,10 @@ use crate::{
             release::WaitEstimate,
             waiting::{Ticket, Waiter},
         },
-        quota::{account::Account, limit::Permit},
+        quota::{
+            account::{Account, AccountSlot},
+            limit::Permit,
+        },
     },
     outcome::Refusal,
 };
@@ -65,6 +68,18 @@ impl<W: Waiter> Wait<W> {
         waiter: impl FnOnce() -> W,
     ) -> (Self, Step) {
         Self::begin(admission.at_connect(client, now, rng, waiter), now)
+    }
+
+    /// Begins with a client that [has entered](Admission::enter_account) its quotas, and has no server any more.
+    pub fn with_quotas(
+        admission: &Admission<W>,
+        client: &Client,
+        account: AccountSlot,
+        now: Instant,
+        rng: &mut fastrand::Rng,
+        waiter: impl FnOnce() -> W,
+    ) -> (Self, Step) {
+        Self::begin(admission.with_quotas(client, account, now, rng, waiter), now)
     }
 
     /// Begins before CONNECT, in front of servers that are dialled first: it waits in the lane of its source. Once it

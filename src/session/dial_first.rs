@@ -64,8 +64,8 @@ pub(super) enum DialFirst {
 pub(super) enum Begin {
     /// The client has its server already, which has sent the nonce that it signed.
     Dialled(Pass, Box<ServerConnection>),
-    /// It takes part in the queue.
-    Queue,
+    /// It takes part in the queue; with what it has taken of its quotas, where it has entered them.
+    Queue(Option<AccountSlot>),
     /// It is refused.
     Refused(Refusal),
     /// It left meanwhile.
@@ -271,32 +271,35 @@ impl DialFirst {
     pub async fn begin_check(self, cx: &Context, client: &Client, downstream: &mut Downstream) -> Begin {
         let signs = downstream.connect.signs();
         let server = match self {
-            Self::NotNeeded => return Begin::Queue,
+            Self::NotNeeded => return Begin::Queue(None),
             Self::NoServer(reason) if signs => return Begin::Refused(reason),
-            Self::NoServer(_) => return Begin::Queue,
+            Self::NoServer(_) => return Begin::Queue(None),
             Self::Dialled(server) => server,
         };
         // A slot that is kept for the system account was taken for a client of another.
         if server.slot.is_from_reserve() && !client.may_use_reserve {
             server.close().await;
-            return if signs { Begin::Refused(Refusal::ServerCapacity) } else { Begin::Queue };
+            return if signs { Begin::Refused(Refusal::ServerCapacity) } else { Begin::Queue(None) };
         }
         // One that does not sign can have another server than the one where logins of its account hang.
         let at = server.slot.server().id();
         if !signs && cx.shared.admission.is_disliked(&client.account, at, now()) {
             server.close().await;
-            return Begin::Queue;
+            return Begin::Queue(None);
         }
         let enter = || cx.shared.admission.enter_account(client, now());
         let entered = enter_shared(&cx.shared, &client.account, enter).await;
-        let entered = entered.and_then(|account| cx.shared.admission.pay_account(account, client, now()));
         let mut account = match entered {
             Ok(account) => account,
             Err(reason) => {
                 server.close().await;
-                return if signs || !reason.is_a_rate() { Begin::Refused(reason) } else { Begin::Queue };
+                return if signs || !reason.is_a_rate() { Begin::Refused(reason) } else { Begin::Queue(None) };
             }
         };
+        if let Err(reason) = cx.shared.admission.pay_account(&account, client, now()) {
+            server.close().await;
+            return if signs { Begin::Refused(reason) } else { Begin::Queue(Some(account)) };
+        }
         let mut server = server;
         if cx.shared.admission.is_barred(account.login(), at, now()) {
             // Meanwhile it is not one of those logins that the server works on.

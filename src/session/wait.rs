@@ -123,10 +123,14 @@ impl Identified {
                 return Err(refuse_at_its_moment(cx, downstream, &client, reason).await.into());
             }
             Begin::Left(left) => return Err(close_unfinished(downstream.stream, left, Phase::Hold).await.into()),
-            Begin::Queue => {
+            Begin::Queue(entered) => {
                 let (turn, turn_comes) = oneshot::channel();
                 let waiter = || TurnSender::of_login(turn, &cx.shared.directory, credential);
-                let begun = with_rng(|rng| Wait::at_connect(&cx.shared.admission, client, now(), rng, waiter));
+                let admission = &cx.shared.admission;
+                let begun = with_rng(|rng| match entered {
+                    Some(account) => Wait::with_quotas(admission, &client, account, now(), rng, waiter),
+                    None => Wait::at_connect(admission, client, now(), rng, waiter),
+                });
                 if !matches!(begun.1, Step::Dial(_)) && downstream.entry.is_some() {
                     // It waits like any client: another that says so may be tried meanwhile.
                     downstream.operator = None;
