@@ -1,6 +1,7 @@
 //! The dial: a client is connected to its server, and placed on another one when that fails, without noticing.
 
 use std::{
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -39,7 +40,7 @@ const LOGIN_OF_LEAFNODE: Duration = Duration::from_millis(500);
 
 /// A client that a server has let in.
 pub(super) struct Connected {
-    pub downstream: Downstream,
+    pub downstream: Box<Downstream>,
     pub pass: Pass,
     pub credential: CredentialKey,
     pub claim: Claim,
@@ -60,20 +61,24 @@ impl Admitted {
             false => ask_for_account(&mut downstream.connect),
         };
         let attempt = LoginAttempt::new(&cx.shared, login_of(cx, claim, &downstream.connect), cx.source());
-        let Downstream { stream, preface, connect, .. } = &mut downstream;
+        let Downstream { stream, preface, connect, .. } = &mut *downstream;
         let (port, client) = (DialPort::of(cx), (&**connect, credential, answer_by));
-        let connecting = connect_with_failover(attempt, pass, dialled, client, (port, &proxy_header));
-        let answered = tokio::select! {
-            biased;
-            answered = connecting => answered,
-            left = downstream::watch_in_dial(&cx.shared.read_ahead, stream, preface) => {
-                login_try.use_up();
-                return Err(close_unfinished(downstream.stream, left, Phase::Dial).await);
+        let answered = {
+            // Pinned where it is made: select! would copy all of it, 2 KB for each client.
+            let connecting = pin!(connect_with_failover(attempt, pass, dialled, client, (port, &proxy_header)));
+            tokio::select! {
+                biased;
+                answered = connecting => Ok(answered),
+                left = downstream::watch_in_dial(&cx.shared.read_ahead, stream, preface) => Err(left),
             }
         };
         let (pass, upstream) = match answered {
-            Ok(both) => both,
-            Err(not) => return Err(not_answered(cx, downstream, (claim, login_try), not).await),
+            Ok(Ok(both)) => both,
+            Ok(Err(not)) => return Err(not_answered(cx, downstream, (claim, login_try), not).await),
+            Err(left) => {
+                login_try.use_up();
+                return Err(close_unfinished(downstream.stream, left, Phase::Dial).await);
+            }
         };
         cx.shared.admission.source_reputation().succeeded(cx.source(), claim.credential);
         cx.log.server = Some(Arc::clone(pass.server.server()));
@@ -102,11 +107,11 @@ fn ask_for_account(connect: &mut Connect) -> InfoPolicy {
 /// Ends a client that no server has let in.
 async fn not_answered(
     cx: &mut Context,
-    down: Downstream,
+    down: Box<Downstream>,
     (claim, login_try): (Claim, LoginTry),
     why: NotAnswered,
 ) -> End {
-    let Downstream { stream, preface, entry: _entry, refusing: _refusing, .. } = down;
+    let Downstream { stream, preface, entry: _entry, refusing: _refusing, .. } = *down;
     match why {
         NotAnswered::Refused(reason) => {
             if reason == Refusal::ServerRefusesLogin {

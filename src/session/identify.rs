@@ -26,7 +26,7 @@ use crate::{
 
 /// A client that admission can judge.
 pub(super) struct Identified {
-    pub downstream: Downstream,
+    pub downstream: Box<Downstream>,
     pub dial_first: DialFirst,
     pub proxy_header: Vec<u8>,
     pub client: Client,
@@ -98,7 +98,7 @@ impl Greeted {
             let refused =
                 with_rng(|rng| Wait::refused_at_accept(&cx.shared.admission, reason, until, connected.into_std(), rng));
             dial_first.close().await;
-            let Downstream { stream, preface, refusing: _refusing, .. } = downstream;
+            let Downstream { stream, preface, refusing: _refusing, .. } = *downstream;
             return Err(refuse(cx, Refusable::Nats(stream, preface), reason, refused).await);
         }
         let proof = if is_known { Proof::Known } else { Proof::Missing(claim) };

@@ -28,7 +28,7 @@ use crate::{
 
 /// A client whose CONNECT has come.
 pub(super) struct Greeted {
-    pub downstream: Downstream,
+    pub downstream: Box<Downstream>,
     /// Why the accept check said no, where it did.
     pub refused: Option<Refusal>,
     pub dial_first: DialFirst,
@@ -81,7 +81,8 @@ impl Accepted {
             }
         };
         let sent = cx.shared.keys.sent_identity(&connect);
-        let mut downstream = Downstream { stream, connect, sent, preface, entry: entry.ok(), refusing, operator: None };
+        let entry = entry.ok();
+        let mut downstream = Box::new(Downstream { stream, connect, sent, preface, entry, refusing, operator: None });
         if let Some(upgrade) = upgrade {
             upgrade.cookies.fill_in(&mut downstream.connect);
         }
@@ -103,7 +104,7 @@ impl TakenClient {
         };
         let sent = cx.shared.keys.sent_identity(&connect);
         let entry = entry.ok();
-        let downstream = Downstream { stream, connect, sent, preface, entry, refusing: None, operator: None };
+        let downstream = Box::new(Downstream { stream, connect, sent, preface, entry, refusing: None, operator: None });
         let (dial_first, connected) = (DialFirst::without(cx), connected.unwrap_or_else(Instant::now));
         let took = Duration::ZERO;
         Ok(Greeted { downstream, refused: None, dial_first, proxy_header, connected, took })

@@ -26,7 +26,7 @@ use crate::{
 
 /// A client that has its turn: a slot on a server, and one in its account.
 pub(super) struct Admitted {
-    pub downstream: Downstream,
+    pub downstream: Box<Downstream>,
     pub pass: Pass,
     /// The connection to the server, where it was dialled before CONNECT.
     pub dialled: Option<Box<ServerConnection>>,
@@ -53,7 +53,7 @@ impl From<End> for Over {
 
 /// A client that has waited for its turn.
 struct Waiting {
-    downstream: Downstream,
+    downstream: Box<Downstream>,
     proxy_header: Vec<u8>,
     connected: Instant,
 }
@@ -62,7 +62,7 @@ impl Waiting {
     /// Gives the client to another process. Where that does not take it, it begins to wait anew.
     async fn give(self, cx: &mut Context) -> Result<Identified, End> {
         let Self { downstream, proxy_header, connected } = self;
-        let Downstream { stream, connect, preface, .. } = &downstream;
+        let Downstream { stream, connect, preface, .. } = &*downstream;
         if give(cx, stream, Stage::Connected(connect, preface, connected)).await {
             return Err(End::Given);
         }
@@ -137,7 +137,7 @@ impl Identified {
                 }
                 let shared = Arc::clone(&cx.shared);
                 let waited = {
-                    let Downstream { stream, preface, .. } = &mut downstream;
+                    let Downstream { stream, preface, .. } = &mut *downstream;
                     let may_go = cx.may_be_given(stream);
                     let left = pin!(downstream::watch(&shared.read_ahead, stream, preface));
                     await_turn(cx, begun, turn_comes, unless_asked((&shared.takeover, may_go), left)).await
@@ -147,7 +147,7 @@ impl Identified {
                         None => (pass, None),
                         Some(reason) => {
                             drop(pass);
-                            let Downstream { stream, preface, entry: _entry, refusing: _refusing, .. } = downstream;
+                            let Downstream { stream, preface, entry: _entry, refusing: _refusing, .. } = *downstream;
                             return Err(refuse_now(cx, stream, preface, reason).await.into());
                         }
                     },
@@ -160,7 +160,7 @@ impl Identified {
                     }
                     Waited::Refused(reason) => {
                         downstream.operator = None;
-                        let Downstream { stream, preface, entry: _entry, refusing: _refusing, .. } = downstream;
+                        let Downstream { stream, preface, entry: _entry, refusing: _refusing, .. } = *downstream;
                         return Err(refuse_now(cx, stream, preface, reason).await.into());
                     }
                 }
@@ -173,9 +173,14 @@ impl Identified {
 
 /// Refuses a client without a turn, at the moment that admission chooses: clients that retry in step come back spread
 /// out.
-async fn refuse_at_its_moment(cx: &mut Context, mut downstream: Downstream, client: &Client, reason: Refusal) -> End {
+async fn refuse_at_its_moment(
+    cx: &mut Context,
+    mut downstream: Box<Downstream>,
+    client: &Client,
+    reason: Refusal,
+) -> End {
     downstream.operator = None;
-    let Downstream { stream, preface, entry: _entry, refusing: _refusing, .. } = downstream;
+    let Downstream { stream, preface, entry: _entry, refusing: _refusing, .. } = *downstream;
     let refused = with_rng(|rng| Wait::refused(&cx.shared.admission, reason, client, now(), rng));
     refuse(cx, Refusable::Nats(stream, preface), reason, refused).await
 }

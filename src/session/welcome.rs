@@ -39,7 +39,7 @@ impl Connected {
             Ok(unknown) => unknown,
             Err(reason) => {
                 drop(upstream);
-                let Downstream { stream, preface, entry: _entry, refusing: _refusing, .. } = downstream;
+                let Downstream { stream, preface, entry: _entry, refusing: _refusing, .. } = *downstream;
                 return Err(refuse_now(cx, stream, preface, reason).await);
             }
         };
@@ -59,7 +59,7 @@ impl Connected {
         if cx.waited {
             cx.record_fate(Fate::Admitted);
         }
-        let Downstream { mut stream, connect, sent, preface, entry, .. } = downstream;
+        let Downstream { mut stream, connect, sent, preface, entry, .. } = *downstream;
         stream.let_in();
         let LoggedIn { stream: to_server, rest, info: last_info } = *upstream;
         if cx.listener.is_for_leafnodes {
