@@ -3,8 +3,8 @@
 //!
 //! | state | what it waits for | entered by | what ends it |
 //! |---|---|---|---|
-//! | `Reserved` | a promised token of a rate by user or name | `at_connect` | its time: the check goes on |
-//! | `Queued` | its turn | `at_connect`, `before_connect`, `with_quotas`, `Reserved` | its turn, or a turn that comes too late |
+//! | `Reserved` | a promised token of a user's or name's rate | `at_connect` | its time: the check goes on |
+//! | `Queued` | its turn | `at_connect`, `with_quotas`, `before_connect`, `Reserved` | its turn, or one too late |
 //! | `Refused` | the moment of its refusal | `at_connect`, `refused`, `refused_at_accept`, `dropped` | that moment |
 //! | `Over` | nothing: it is admitted or told | all | |
 
