@@ -107,20 +107,22 @@ fn ask_for_account(connect: &mut Connect) -> InfoPolicy {
 /// Ends a client that no server has let in.
 async fn not_answered(
     cx: &mut Context,
-    down: Box<Downstream>,
+    downstream: Box<Downstream>,
     (claim, login_try): (Claim, LoginTry),
     why: NotAnswered,
 ) -> End {
-    let Downstream { stream, preface, entry: _entry, refusing: _refusing, .. } = *down;
     match why {
         NotAnswered::Refused(reason) => {
             if reason == Refusal::ServerRefusesLogin {
                 login_try.use_up();
             }
             let reason = cx.shared.servers.lacks_port(DialPort::of(cx).port(), reason, now());
-            refuse_now(cx, stream, preface, reason).await
+            refuse_now(cx, downstream, reason).await
         }
-        NotAnswered::TooLong => close_unfinished(stream, Unfinished::Wrong(PrefaceError::TooLong), Phase::Dial).await,
+        NotAnswered::TooLong => {
+            let too_long = Unfinished::Wrong(PrefaceError::TooLong);
+            close_unfinished(downstream.stream, too_long, Phase::Dial).await
+        }
         NotAnswered::ServerError(server, line) => {
             cx.log.server = Some(server);
             let bad = refusal::bad_login(&line);
@@ -132,7 +134,7 @@ async fn not_answered(
                     cx.shared.admission.source_reputation().failed(cx.source(), claim.credential, login_try, now());
                 }
             }
-            linger::close_with(stream, &line).await;
+            linger::close_with(downstream.stream, &line).await;
             End::closed(Party::Upstream, Phase::Dial, Cause::ServerError)
         }
     }

@@ -16,7 +16,7 @@ use crate::{
     },
     session::{
         context::{Context, End, canonical},
-        downstream::{self, Unfinished},
+        downstream::{self, Downstream, Unfinished},
         passthrough::client::PassthroughClient,
         read_ahead::ReadAhead,
         websocket_upgrade,
@@ -72,8 +72,9 @@ pub(super) async fn refuse(
     }
 }
 
-/// Refuses a client that has sent its CONNECT, now.
-pub(super) async fn refuse_now(cx: &mut Context, stream: Stream, preface: Preface, reason: Refusal) -> End {
+/// Refuses a client that has sent its CONNECT, now. The places that it has taken are given back once it has been told.
+pub(super) async fn refuse_now(cx: &mut Context, downstream: Box<Downstream>, reason: Refusal) -> End {
+    let Downstream { stream, preface, entry: _entry, refusing: _refusing, .. } = *downstream;
     cx.learns_anew = None;
     cx.lacks_place(reason);
     Refusable::Nats(stream, preface).tell(cx, reason).await

@@ -147,8 +147,7 @@ impl Identified {
                         None => (pass, None),
                         Some(reason) => {
                             drop(pass);
-                            let Downstream { stream, preface, entry: _entry, refusing: _refusing, .. } = *downstream;
-                            return Err(refuse_now(cx, stream, preface, reason).await.into());
+                            return Err(refuse_now(cx, downstream, reason).await.into());
                         }
                     },
                     Waited::Left(Some(left)) => {
@@ -160,8 +159,7 @@ impl Identified {
                     }
                     Waited::Refused(reason) => {
                         downstream.operator = None;
-                        let Downstream { stream, preface, entry: _entry, refusing: _refusing, .. } = *downstream;
-                        return Err(refuse_now(cx, stream, preface, reason).await.into());
+                        return Err(refuse_now(cx, downstream, reason).await.into());
                     }
                 }
             }

@@ -39,8 +39,7 @@ impl Connected {
             Ok(unknown) => unknown,
             Err(reason) => {
                 drop(upstream);
-                let Downstream { stream, preface, entry: _entry, refusing: _refusing, .. } = *downstream;
-                return Err(refuse_now(cx, stream, preface, reason).await);
+                return Err(refuse_now(cx, downstream, reason).await);
             }
         };
         cx.learns_anew = None;
