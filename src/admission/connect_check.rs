@@ -501,13 +501,13 @@ impl<W: Waiter> Admission<W> {
 
 #[cfg(test)]
 mod tests {
-    use std::{num::NonZeroU32, time::Duration};
+    use std::num::NonZeroU32;
 
     use super::*;
     use crate::{
         admission::{
             AccountLimits, Params, PatternQuota, Quota, Rate,
-            fairness::{unknown_servers, wide_open},
+            fairness::{client, unknown_servers, wide_open},
             params::PatternQuotas,
         },
         identity::CredentialKey,
@@ -522,23 +522,6 @@ mod tests {
         }
     }
 
-    fn client(key: ClientKey, quota_identity: QuotaIdentity, now: Instant) -> Client {
-        Client {
-            account: "A".into(),
-            key,
-            names_its_account: false,
-            is_leafnode: false,
-            source: Source::NOWHERE,
-            proof: Proof::Known,
-            may_use_reserve: false,
-            would_refuse: None,
-            quota_identity,
-            hold_until: now + Duration::from_secs(5),
-            answer_by: now + Duration::from_secs(6),
-            returns: Return::Unknown,
-        }
-    }
-
     /// Its account has a handshake under way already, and may have one.
     #[test]
     fn a_client_that_weir_moves_pays_once_also_where_it_has_to_wait() {
@@ -549,13 +532,11 @@ mod tests {
         let server = servers.iter().next().unwrap();
         let admission = Admission::new(&Params { default_account: limits, ..wide_open() }, servers);
         let (mut rng, now) = (fastrand::Rng::with_seed(7), Instant::now());
-        let moved = ClientKey::from_raw(2);
-        let mut come =
-            |key| admission.at_connect(client(key, QuotaIdentity::default(), now), now, &mut rng, || StayingClient);
-        let first = come(ClientKey::from_raw(1));
+        let mut come = |n| admission.at_connect(client("A", n, now), now, &mut rng, || StayingClient);
+        let first = come(1);
         assert!(matches!(first, Verdict::Admit(_)));
-        let kept = admission.moving().expect(moved, Slot::promise(&server, now).unwrap());
-        assert!(matches!(come(moved), Verdict::Hold { .. }));
+        let kept = admission.moving().expect(ClientKey::from_raw(2), Slot::promise(&server, now).unwrap());
+        assert!(matches!(come(2), Verdict::Hold { .. }));
         let account = admission.accounts.find(&"A".into()).unwrap();
         assert!(account.take_token(true, now) && !account.take_token(true, now), "one of three is left");
         drop(kept);
@@ -574,13 +555,10 @@ mod tests {
         };
         let admission = Admission::new(&Params { default_account, patterns, ..wide_open() }, unknown_servers(1));
         let (mut rng, now) = (fastrand::Rng::with_seed(7), Instant::now());
-        let user = QuotaIdentity { user: Some(("batch".into(), CredentialKey::from_raw(1))), name: None };
-        let first =
-            admission.at_connect(client(ClientKey::from_raw(1), QuotaIdentity::default(), now), now, &mut rng, || {
-                StayingClient
-            });
+        let first = admission.at_connect(client("A", 1, now), now, &mut rng, || StayingClient);
         assert!(matches!(first, Verdict::Admit(_)));
-        let second = client(ClientKey::from_raw(2), user, now);
+        let quota_identity = QuotaIdentity { user: Some(("batch".into(), CredentialKey::from_raw(1))), name: None };
+        let second = Client { quota_identity, ..client("A", 2, now) };
         let entered = admission.enter_account(&second, now).unwrap();
         assert_eq!(admission.pay_account(&entered, &second, now), Err(Refusal::AccountRate));
         let waits = admission.with_quotas(&second, entered, now, &mut rng, || StayingClient);

@@ -93,7 +93,8 @@ struct Storm {
     were_known: Vec<bool>,
 }
 
-fn client(account: &str, client: u64, now: Instant) -> Client {
+/// A known client of this account that may wait for an hour.
+pub fn client(account: &str, client: u64, now: Instant) -> Client {
     Client {
         account: account.into(),
         key: ClientKey::from_raw(client),

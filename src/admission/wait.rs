@@ -215,13 +215,13 @@ mod tests {
 
     use super::{
         super::{
-            Params, PatternQuota, Proof, Quota, QuotaIdentity, Rate, Return, Source,
-            fairness::{unknown_servers, wide_open},
+            Params, PatternQuota, Quota, QuotaIdentity, Rate, Return,
+            fairness::{client, unknown_servers, wide_open},
             params::PatternQuotas,
         },
         *,
     };
-    use crate::{identity::ClientKey, upstream::concurrency::baseline::MeasuredFrom};
+    use crate::upstream::concurrency::baseline::MeasuredFrom;
 
     #[derive(Debug)]
     struct StayingClient;
@@ -258,18 +258,11 @@ mod tests {
             self.clients += 1;
             let hold_until = self.now + Duration::from_secs(10);
             let client = Client {
-                account: "A".into(),
-                key: ClientKey::from_raw(self.clients),
-                names_its_account: false,
-                is_leafnode: false,
-                source: Source::NOWHERE,
-                proof: Proof::Known,
-                may_use_reserve: false,
-                would_refuse: None,
                 quota_identity: QuotaIdentity { user: None, name: Some("report".into()) },
                 hold_until,
                 answer_by: hold_until + Duration::from_secs(1),
                 returns: self.returns,
+                ..client("A", self.clients, self.now)
             };
             let waiter = || {
                 begins(&self.admission);

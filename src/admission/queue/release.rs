@@ -346,12 +346,11 @@ mod tests {
     use super::*;
     use crate::{
         admission::{
-            Client, Proof, QuotaIdentity, Return, Source,
+            Client, Return,
             connect_check::Verdict,
-            fairness::{unknown_servers, wide_open},
+            fairness::{client, unknown_servers, wide_open},
             retry_schedule::RATE_UNCERTAIN_CHECK,
         },
-        identity::ClientKey,
         upstream::concurrency::baseline::MeasuredFrom,
     };
 
@@ -372,20 +371,8 @@ mod tests {
         let (mut under_way, mut turns, mut last) = (Vec::new(), Vec::new(), None);
         for n in 0..2400 {
             let hold_until = now + seconds(if n == 2399 { left } else { 5.0 });
-            let client = Client {
-                account: "A".into(),
-                key: ClientKey::from_raw(n),
-                names_its_account: false,
-                is_leafnode: false,
-                source: Source::NOWHERE,
-                proof: Proof::Known,
-                may_use_reserve: false,
-                would_refuse: None,
-                quota_identity: QuotaIdentity::default(),
-                hold_until,
-                answer_by: hold_until + Duration::from_secs(1),
-                returns: Return::Regardless,
-            };
+            let answer_by = hold_until + Duration::from_secs(1);
+            let client = Client { hold_until, answer_by, returns: Return::Regardless, ..client("A", n, now) };
             match admission.at_connect(client, now, &mut rng, || StayingClient) {
                 Verdict::Admit(pass) => under_way.push(pass),
                 Verdict::Hold { ticket, .. } => last = Some(ticket),
@@ -425,20 +412,8 @@ mod tests {
     fn a_server_that_was_tried_is_not_waited_for() {
         let admission = Admission::new(&wide_open(), unknown_servers(1));
         let (mut rng, now) = (fastrand::Rng::with_seed(7), Instant::now());
-        let client = Client {
-            account: "A".into(),
-            key: ClientKey::from_raw(1),
-            names_its_account: false,
-            is_leafnode: false,
-            source: Source::NOWHERE,
-            proof: Proof::Known,
-            may_use_reserve: false,
-            would_refuse: None,
-            quota_identity: QuotaIdentity::default(),
-            hold_until: now + seconds(5.0),
-            answer_by: now + seconds(5.0),
-            returns: Return::Regardless,
-        };
+        let until = now + seconds(5.0);
+        let client = Client { hold_until: until, answer_by: until, returns: Return::Regardless, ..client("A", 1, now) };
         let Verdict::Admit(mut pass) = admission.at_connect(client, now, &mut rng, || StayingClient) else {
             panic!("it is the first")
         };
