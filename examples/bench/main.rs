@@ -249,18 +249,16 @@ impl Bench {
 
     async fn connect(&mut self, at: usize) -> Outcome<()> {
         let count = CONNECTS.0 * self.args.times;
-        let server = [self.server.id()];
-        let (before, server_before) = (self.cpu(at)?, usage::cpu_seconds(&server)?);
+        let both = self.candidates[at].1.with_server(&self.server);
+        let (before, both_before) = (self.cpu(at)?, usage::cpu_seconds(&both)?);
         let took =
             clients::connect(self.candidates[at].1.address, count, self.args.at_once.unwrap_or(CONNECTS.1)).await?;
         // The proxy closes the last connections a moment after the clients have gone.
         tokio::time::sleep(Duration::from_millis(100)).await;
-        let (cpu, of_server) = (self.cpu(at)? - before, usage::cpu_seconds(&server)? - server_before);
-        let of_proxy = self.each(at, cpu, count);
-        self.add(at, "connect: CPU, µs", Target::AtMost(0.9), of_proxy);
+        let (cpu, of_both) = (self.cpu(at)? - before, usage::cpu_seconds(&both)? - both_before);
+        self.add(at, "connect: CPU, µs", Target::AtMost(0.9), self.each(at, cpu, count));
         // A process pays for what the kernel does with a packet that it sends over loopback, also on the other side.
-        let of_both = of_proxy.unwrap_or_default() + of_server * 1e6 / count as f64;
-        self.add(at, "connect: CPU of proxy and server, µs", Target::None, of_both);
+        self.add(at, "connect: CPU of proxy and server, µs", Target::None, of_both * 1e6 / count as f64);
         self.add(at, "connect: clients per second", Target::AtLeast(1.0), count as f64 / took.as_secs_f64());
         Ok(())
     }
@@ -456,11 +454,11 @@ impl Bench {
         let _full = clients::fill(direct.address, FULL).await?;
         // weir reads the server's own count once a second.
         tokio::time::sleep(Duration::from_millis(2500)).await;
-        let pids: Vec<u32> = candidate.id().into_iter().chain([server.id()]).collect();
-        let before = usage::cpu_seconds(&pids)?;
+        let both = candidate.with_server(&server);
+        let before = usage::cpu_seconds(&both)?;
         let count = REFUSALS.0 * self.args.times;
         let read = clients::refuse(candidate.address, count, self.args.at_once.unwrap_or(REFUSALS.1)).await?;
-        let cpu = usage::cpu_seconds(&pids)? - before;
+        let cpu = usage::cpu_seconds(&both)? - before;
         let name = "refusal: CPU of proxy and server, µs";
         let each = cpu * 1e6 / count as f64;
         self.add(at, name, Target::Below(20.0), each);

@@ -119,6 +119,11 @@ impl Candidate {
     pub(crate) fn id(&self) -> Option<u32> {
         self.process.as_ref().map(Process::id)
     }
+
+    /// The processes of the proxy, if there is one, and of the server behind it.
+    pub(crate) fn with_server(&self, server: &Server) -> Vec<u32> {
+        self.id().into_iter().chain([server.id()]).collect()
+    }
 }
 
 fn free_address() -> Outcome<SocketAddr> {
